@@ -1,0 +1,1 @@
+"""EagleEye: the command line and the Python client."""

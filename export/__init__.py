@@ -1,0 +1,1 @@
+"""From an official DAMO-YOLO checkpoint to a verified model in a Triton repository."""

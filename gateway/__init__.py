@@ -1,0 +1,1 @@
+"""The gateway: images in over REST, detections out, Triton behind it."""

@@ -1,0 +1,1 @@
+"""How Triton itself is started: a local launcher and its backends."""
