@@ -8,28 +8,42 @@ from typing import Final
 import click
 
 COMMANDS: Final = {
-    "evaluate": "export.evaluate:evaluate",
-    "export": "export.__main__:export",
-    "gateway": "gateway.__main__:gateway",
-    "sample": "eagleeye.boards:sample",
-    "up": "triton_runtime.up:up",
+    "annotate": ("eagleeye.annotate:annotate", "Draw what the gateway finds in an image."),
+    "evaluate": ("export.evaluate:evaluate", "Measure COCO mAP through the live endpoint."),
+    "export": ("export.__main__:export", "Turn a checkpoint into a verified model in a Triton repository."),
+    "gateway": ("gateway.__main__:gateway", "Serve detections in front of a Triton that runs already."),
+    "sample": ("eagleeye.boards:sample", "Draw a circuit board with defects, to try the shipped model on."),
+    "up": ("triton_runtime.up:up", "Export the shipped model, start Triton and the gateway."),
 }
-"""Subcommand -> where it lives. Imported only when used: `gateway` must start without torch, `export` without aiohttp."""
+"""Subcommand -> where it lives, and its line in the overview. A part is imported when its command is used: `gateway`
+must start without torch, `export` without aiohttp, and the overview without any of them."""
 
 
 class LazyGroup(click.Group):
     """A click group that imports a subcommand's module on first use."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 (click's signature)
+        """The names of all subcommands."""
         return sorted(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 (click's signature)
+        """The subcommand, or None if there is none of that name."""
         if cmd_name not in COMMANDS:
             return None
-        module, _, attribute = COMMANDS[cmd_name].partition(":")
-        command = getattr(importlib.import_module(module), attribute)
-        assert isinstance(command, click.Command)  # noqa: S101 (COMMANDS is ours)
+        module, _, attribute = COMMANDS[cmd_name][0].partition(":")
+        try:
+            command: click.Command = getattr(importlib.import_module(module), attribute)
+        except ModuleNotFoundError as error:
+            raise click.ClickException(
+                f"`eagleeye {cmd_name}` needs the Python package {error.name!r}, which is not installed here; "
+                "the extras of this distribution (pip install 'eagleeye[...]') bring what each command needs"
+            ) from error
         return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 (click's signature)
+        """Write the overview from the table, without importing the commands."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in sorted(COMMANDS.items())])
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})

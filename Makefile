@@ -1,0 +1,47 @@
+# `make up` runs EagleEye on this machine; `make test` runs every check. Both set up what they need, once.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: up test lint format clean help
+.DEFAULT_GOAL := help
+
+help:  ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+up: .venv/.done .venv-triton/.done  ## export the shipped model, start Triton and the gateway (Ctrl-C stops both)
+	@$(BIN)/eagleeye up
+
+test: lint .venv-triton/.done  ## lint, types, and every test against a real Triton
+	$(BIN)/pytest
+
+lint: .venv/.done  ## ruff's rules and format, mypy's strict types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: .venv/.done  ## let ruff format the code and mend what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:  ## remove environments, caches, exported models and logs
+	rm -rf .venv .venv-triton .eagleeye .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+	find model_repository -mindepth 1 -not -name README.md -delete
+
+# The application's environment and Triton's are apart: see triton_runtime/requirements.txt.
+.venv/.done: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "EagleEye needs Python 3.11 or newer; name one with: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null \
+		|| { echo "Python's venv is missing; install it with: sudo apt-get install python3-venv" >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --disable-pip-version-check -c constraints.txt -e '.[gateway,export,evaluate,dev]'
+	@touch $@
+
+.venv-triton/.done: triton_runtime/requirements.txt constraints.txt .venv/.done
+	@[ "$$(uname -sm)" = "Linux x86_64" ] \
+		|| { echo "a local Triton needs Linux on x86-64; elsewhere start NVIDIA's Triton container with the model repository," \
+			"and '$(BIN)/eagleeye gateway --triton-url HOST:PORT' in front of it" >&2; exit 1; }
+	$(PYTHON) -m venv .venv-triton
+	.venv-triton/bin/pip install --disable-pip-version-check --no-deps -c constraints.txt -r triton_runtime/requirements.txt
+	@touch $@

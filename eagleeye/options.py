@@ -1,0 +1,68 @@
+"""A frozen settings class -> the options of a click command.
+
+A setting is declared once, as a field with its default, allowed values and help. It can be given as a command-line flag
+or as the environment variable `EAGLEEYE_<NAME>`; the flag wins. Click checks both and names the culprit in one line.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import os
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_PREFIX: Final = "EAGLEEYE_"
+
+T = TypeVar("T")
+Command = TypeVar("Command", bound="Callable[..., Any]")
+
+PORT: Final = click.IntRange(0, 65535)
+
+
+def setting(default: T, kind: click.ParamType[Any], text: str) -> T:
+    """Declare one field of a settings class: its default, what values it takes, and its help with the unit."""
+    field: Any = dataclasses.field(default=default, metadata={"kind": kind, "help": text})
+    return field  # type: ignore[no-any-return]
+
+
+def options(settings_class: type[Any]) -> Callable[[Command], Command]:
+    """A decorator that gives a click command one option for each field of a settings class."""
+
+    def decorate(command: Command) -> Command:
+        for field in reversed(dataclasses.fields(settings_class)):
+            command = click.option(
+                f"--{field.name.replace('_', '-')}",
+                envvar=environment_name(field.name),
+                show_envvar=True,
+                show_default=True,
+                default=field.default,
+                type=field.metadata["kind"],
+                help=field.metadata["help"],
+            )(command)
+        return command
+
+    return decorate
+
+
+def environment_name(field_name: str) -> str:
+    """The environment variable of a setting."""
+    return _PREFIX + field_name.upper()
+
+
+def refuse_unknown_environment(*settings_classes: type[Any]) -> None:
+    """Stop on an `EAGLEEYE_*` variable that no setting of the classes has: a misspelt one would be ignored otherwise.
+
+    Raises:
+        click.UsageError: there is one; the message names the closest that is known.
+    """
+    known = sorted(environment_name(field.name) for cls in settings_classes for field in dataclasses.fields(cls))
+    for name in sorted(os.environ):
+        if name.startswith(_PREFIX) and name not in known:
+            closest = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean {closest[0]}?" if closest else ""
+            raise click.UsageError(f"the environment variable {name} is no setting of this command{hint}")

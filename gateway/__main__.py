@@ -1,0 +1,40 @@
+"""`eagleeye gateway`: read the settings, serve until a signal; nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+
+import click
+
+from eagleeye.options import options, refuse_unknown_environment
+from gateway import logs
+from gateway.server import serve
+from gateway.settings import Settings
+
+
+@click.command(context_settings={"max_content_width": 120})
+@options(Settings)
+def gateway(**values: object) -> None:
+    """Serve detections over REST: decode, resize, ask Triton, NMS, answer.
+
+    Every option can also be set by its environment variable. SIGINT and SIGTERM let requests finish, then stop.
+    """
+    refuse_unknown_environment(Settings)
+    settings = Settings(**values)  # type: ignore[arg-type]
+    logs.configure(settings.log_format)
+    try:
+        asyncio.run(_serve_until_signal(settings))
+    except OSError as error:
+        raise click.ClickException(f"can't listen on {settings.http_host}:{settings.http_port}: {error}") from error
+
+
+async def _serve_until_signal(settings: Settings) -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    await serve(settings, stop)
+
+
+if __name__ == "__main__":
+    gateway(prog_name="eagleeye gateway")

@@ -1,0 +1,179 @@
+"""The core: bytes -> image -> tensor -> raw predictions -> detections. Knows no HTTP, no gRPC and no Triton."""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Protocol, Self
+
+from gateway.errors import InvalidParameter
+from gateway.image import decode
+from gateway.metrics import StageTimer
+from gateway.postprocess import Thresholds, postprocess
+from gateway.resize import resize
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from gateway.admission import Admission
+    from gateway.deadline import Deadline
+    from gateway.detections import Detections, RawPredictions
+    from gateway.image import ImageLimits, UInt8Array
+    from gateway.metrics import Metrics
+    from gateway.model import Model
+    from gateway.resize import Resize
+
+MAX_DETECTIONS: Final = 1000
+"""The most detections a caller may ask for: as many candidates as a model exports by default."""
+
+
+class Predictor(Protocol):
+    """The port to inference: who serves what, and one tensor in for raw predictions out."""
+
+    def find(self, name: str | None, version: int | None) -> tuple[Model, int]:
+        """The model and version that serve a request.
+
+        Raises:
+            ModelNotFound: nobody serves that one, or none is named and several are served.
+            TritonUnavailable: nobody serves anything now.
+        """
+
+    async def predict(self, model: Model, version: int, tensor: UInt8Array, deadline: Deadline) -> RawPredictions:
+        """Raw predictions for uint8 (h, w, 3) RGB of the model's input size.
+
+        Raises:
+            GatewayError: whatever went wrong, in the gateway's own words.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """What a caller asks for beside the image. None stands for the model's own default.
+
+    Attributes:
+        model: name of the model; may be left out while only one is served.
+        version: version of the model, the newest when None.
+        score_threshold: in [0, 1]; detections score strictly more.
+        iou_threshold: in [0, 1]; see `gateway.boxes.nms`.
+        max_detections: 1 to `MAX_DETECTIONS`.
+        classes: ids or labels to look for, all when None.
+
+    Raises:
+        InvalidParameter: a value is out of its range.
+    """
+
+    model: str | None = None
+    version: int | None = None
+    score_threshold: float | None = None
+    iou_threshold: float | None = None
+    max_detections: int = 500
+    classes: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in (("score_threshold", self.score_threshold), ("iou_threshold", self.iou_threshold)):
+            if value is not None and not 0 <= value <= 1:
+                raise InvalidParameter(f"{name} is {value}; it must lie between 0 and 1")
+        if not 1 <= self.max_detections <= MAX_DETECTIONS:
+            raise InvalidParameter(
+                f"max_detections is {self.max_detections}; it must lie between 1 and {MAX_DETECTIONS}"
+            )
+
+    def thresholds(self, model: Model) -> Thresholds:
+        """The thresholds for one model, its own defaults filled in.
+
+        Raises:
+            InvalidParameter: a class that the model does not know.
+        """
+        return Thresholds(
+            score=model.score_threshold if self.score_threshold is None else self.score_threshold,
+            iou=model.iou_threshold if self.iou_threshold is None else self.iou_threshold,
+            max_detections=self.max_detections,
+            class_ids=None if self.classes is None else frozenset(_class_id(entry, model) for entry in self.classes),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What was found in one image, and how long it took: `timing_ms` by stage, with the `total`."""
+
+    model: Model
+    version: int
+    image_wh: tuple[int, int]
+    detections: Detections
+    timing_ms: dict[str, float]
+
+
+class Detector:
+    """Finds objects in one encoded image. Pixels are worked on in `threads` threads, which hold no lock on Python."""
+
+    def __init__(
+        self, predictor: Predictor, limits: ImageLimits, admission: Admission, metrics: Metrics, threads: int
+    ) -> None:
+        self._predictor = predictor
+        self._limits = limits
+        self._admission = admission
+        self._metrics = metrics
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="pixels")
+        self._free_threads = asyncio.Semaphore(threads)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def detect(self, data: bytes, query: Query, deadline: Deadline) -> Result:
+        """Find the objects in one encoded image.
+
+        Raises:
+            GatewayError: the image, the query, the load or Triton forbids it.
+        """
+        model, version = self._predictor.find(query.model, query.version)
+        thresholds = query.thresholds(model)
+        timer = StageTimer(self._metrics, model.name)
+        self._metrics.image_bytes.observe(len(data))
+        with self._admission.admitted(), self._metrics.inflight.labels(model.name).track_inprogress():
+            tensor, back = await self._preprocess(data, model, timer, deadline)
+            with timer.stage("infer"):
+                predictions = await self._predictor.predict(model, version, tensor, deadline)
+            with timer.stage("postprocess"):
+                detections = postprocess(predictions, back, thresholds)
+        return Result(model, version, back.source_wh, detections, timer.milliseconds())
+
+    async def _preprocess(
+        self, data: bytes, model: Model, timer: StageTimer, deadline: Deadline
+    ) -> tuple[UInt8Array, Resize]:
+        """Decode and resize in a thread; nothing is decoded that could not be answered in time."""
+        try:
+            async with asyncio.timeout(deadline.remaining_seconds()):
+                with self._metrics.queued.labels(model.name).track_inprogress():
+                    await self._free_threads.acquire()
+        except TimeoutError:
+            raise deadline.exceeded() from None
+        try:
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(self._threads, self._pixels_to_tensor, data, model, timer)
+        finally:
+            self._free_threads.release()
+
+    def _pixels_to_tensor(self, data: bytes, model: Model, timer: StageTimer) -> tuple[UInt8Array, Resize]:
+        with timer.stage("decode"):
+            image = decode(data, self._limits)
+        self._metrics.image_pixels.observe(image.shape[0] * image.shape[1])
+        with timer.stage("preprocess"):
+            return resize(image, model.input_wh, model.resize)
+
+
+def _class_id(entry: str, model: Model) -> int:
+    """Read one entry of a class filter: a label, or else an id."""
+    if entry in model.labels:
+        return model.labels.index(entry)
+    if entry.isdecimal() and int(entry) < len(model.labels):
+        return int(entry)
+    known = ", ".join(model.labels[:20]) + (", ..." if len(model.labels) > 20 else "")  # noqa: PLR2004
+    raise InvalidParameter(
+        f"classes names {entry!r}, which {model.name} does not know; ids 0 to {len(model.labels) - 1} or: {known}"
+    )

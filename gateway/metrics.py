@@ -1,0 +1,73 @@
+"""Prometheus instruments and the one timer of a request's stages.
+
+Names are a contract: dashboards, alerts and autoscaling depend on them.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, PlatformCollector, ProcessCollector
+from prometheus_client.gc_collector import GCCollector
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_BYTES: Final = tuple(10_000 * 4**n for n in range(7))  # 10 kB .. 41 MB
+_PIXELS: Final = tuple(10_000 * 4**n for n in range(8))  # 100 x 100 .. 12,800 x 12,800
+
+
+class Metrics:
+    """Every instrument of one gateway process, in a registry of its own so that tests can have several."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        for collector in (ProcessCollector, PlatformCollector, GCCollector):
+            collector(registry=self.registry)
+        self.requests = self._counter("requests", "Requests by face, model and outcome", "face", "model", "code")
+        self.request_seconds = self._histogram(
+            "request_seconds", "From the whole body read to the answer ready", _SECONDS, "face", "model"
+        )
+        self.stage_seconds = self._histogram("stage_seconds", "One stage of a request", _SECONDS, "stage", "model")
+        self.inflight = self._gauge("inflight", "Images accepted and not yet answered", "model")
+        self.queued = self._gauge("queued", "Images accepted that wait for a decoding thread", "model")
+        self.shed = self._counter("shed", "Images refused to protect the rest", "model", "reason")
+        self.detections = self._counter("detections", "Objects found", "model", "label")
+        self.endpoint_up = self._gauge("triton_endpoint_up", "1 while this Triton serves a detector", "endpoint")
+        self.image_bytes = self._histogram("image_bytes", "Encoded size of an image", _BYTES)
+        self.image_pixels = self._histogram("image_pixels", "Width x height of an image", _PIXELS)
+
+    def _counter(self, name: str, help_text: str, *labels: str) -> Counter:
+        return Counter(f"eagleeye_{name}", help_text, labels, registry=self.registry)
+
+    def _gauge(self, name: str, help_text: str, *labels: str) -> Gauge:
+        return Gauge(f"eagleeye_{name}", help_text, labels, registry=self.registry)
+
+    def _histogram(self, name: str, help_text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
+        return Histogram(f"eagleeye_{name}", help_text, labels, buckets=buckets, registry=self.registry)
+
+
+class StageTimer:
+    """Measures the stages of one request: into the histograms, and for the answer's `timing_ms`."""
+
+    def __init__(self, metrics: Metrics, model: str) -> None:
+        self._metrics = metrics
+        self._model = model
+        self._start = time.perf_counter()
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time the block as one stage; a stage that fails is not recorded."""
+        start = time.perf_counter()
+        yield
+        self.seconds[name] = time.perf_counter() - start
+        self._metrics.stage_seconds.labels(name, self._model).observe(self.seconds[name])
+
+    def milliseconds(self) -> dict[str, float]:
+        """Each stage so far and the `total` since this timer was made, in ms."""
+        total = time.perf_counter() - self._start
+        return {name: round(seconds * 1e3, 3) for name, seconds in {**self.seconds, "total": total}.items()}

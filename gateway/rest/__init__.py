@@ -1,0 +1,1 @@
+"""The REST face: a thin layer over the core. Never imports Triton, never works on arrays."""

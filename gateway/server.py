@@ -1,0 +1,70 @@
+"""The composition root: builds every part, serves until told to stop, and unwinds in reverse order."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import TYPE_CHECKING
+
+import structlog
+from aiohttp import web
+
+from gateway.admission import Admission
+from gateway.detector import Detector
+from gateway.image import ImageLimits
+from gateway.metrics import Metrics
+from gateway.rest.app import RestFace
+from gateway.triton.endpoint import Endpoint
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import AsyncIterator
+
+    from gateway.settings import Settings
+
+_log = structlog.get_logger()
+
+
+async def serve(settings: Settings, stop: asyncio.Event) -> None:
+    """Serve until `stop` is set, then let requests finish, for `settings.drain_seconds` at most.
+
+    Raises:
+        OSError: the port can't be had.
+    """
+    metrics = Metrics()
+    limits = ImageLimits(settings.max_image_bytes, settings.max_image_pixels)
+    async with AsyncExitStack() as stack:
+        triton = await stack.enter_async_context(Endpoint(settings.triton_url, metrics))
+        admission = Admission(settings.max_inflight)
+        detector = await stack.enter_async_context(Detector(triton, limits, admission, metrics, settings.pixel_threads))
+        face = RestFace(
+            detector=detector,
+            models=lambda: triton.models,
+            metrics=metrics,
+            limits=limits,
+            upload_timeout_seconds=settings.upload_timeout_seconds,
+            timeout_seconds=settings.timeout_seconds,
+        )
+        await stack.enter_async_context(_listening(face, settings))
+        await stop.wait()
+        _log.info("stopping", drain_seconds=settings.drain_seconds)
+
+
+@asynccontextmanager
+async def _listening(face: RestFace, settings: Settings) -> AsyncIterator[None]:
+    """The REST face on its port. A caller that leaves cancels its handler, and with it the call to Triton."""
+    runner = web.AppRunner(
+        face.application(),
+        access_log=None,
+        handle_signals=False,
+        handler_cancellation=True,
+        shutdown_timeout=settings.drain_seconds,
+    )
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, settings.http_host, settings.http_port)
+        await site.start()
+        host, port = runner.addresses[0][:2]
+        _log.info("listening", face="rest", url=f"http://{host}:{port}")
+        yield
+    finally:
+        await runner.cleanup()

@@ -1,0 +1,85 @@
+"""Serves `backend: "onnxruntime"` models with ONNX Runtime on the CPU, inside Triton's Python backend.
+
+Triton finds this file as `<backend-directory>/onnxruntime/model.py` and runs it in the place of its native ONNX Runtime
+backend, which only NVIDIA's containers have. The same `config.pbtxt` and `model.onnx` run on both.
+
+Of the native backend's parameters `intra_op_thread_count` is honoured; it is 1 here unless set, so that instances do not
+fight over processors: more throughput comes from more instances.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnxruntime
+import triton_python_backend_utils as pb_utils
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+class TritonPythonModel:
+    """One instance of one model; Triton calls it with several requests at a time when it batches."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Load the model's ONNX file. An error here is shown by Triton as the reason that the model is not ready."""
+        config = json.loads(args["model_config"])
+        file_name = config.get("default_model_filename") or "model.onnx"
+        path = Path(args["model_repository"], args["model_version"], file_name)
+        self._input_names = [tensor["name"] for tensor in config["input"]]
+        self._output_names = [tensor["name"] for tensor in config["output"]]
+        self._session = onnxruntime.InferenceSession(path, _session_options(config), providers=["CPUExecutionProvider"])
+
+    def execute(self, requests: list[pb_utils.InferenceRequest]) -> list[pb_utils.InferenceResponse]:
+        """Join the requests along the batch axis, run the network once, and split its outputs."""
+        try:
+            inputs = [[_to_numpy(request, name) for name in self._input_names] for request in requests]
+            sizes = [len(arrays[0]) for arrays in inputs]
+            joined = [arrays[0] if len(arrays) == 1 else np.concatenate(arrays) for arrays in zip(*inputs, strict=True)]
+            outputs = self._session.run(self._output_names, dict(zip(self._input_names, joined, strict=True)))
+        except Exception as error:  # noqa: BLE001 (whatever went wrong, each request must get an answer)
+            return [pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error))) for _ in requests]
+        ends = np.cumsum(sizes)
+        return [
+            pb_utils.InferenceResponse(
+                [
+                    _to_triton(name, output[end - size : end])
+                    for name, output in zip(self._output_names, outputs, strict=True)
+                ]
+            )
+            for size, end in zip(sizes, ends, strict=True)
+        ]
+
+
+def _session_options(config: dict[str, Any]) -> onnxruntime.SessionOptions:
+    options = onnxruntime.SessionOptions()
+    parameters = config.get("parameters", {})
+    options.intra_op_num_threads = int(parameters.get("intra_op_thread_count", {}).get("string_value", "1"))
+    options.inter_op_num_threads = 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # waiting threads would eat the processors
+    return options
+
+
+def _to_numpy(request: pb_utils.InferenceRequest, name: str) -> NDArray[Any]:
+    return np.from_dlpack(pb_utils.get_input_tensor_by_name(request, name))
+
+
+def _to_triton(name: str, array: NDArray[np.number[Any]]) -> pb_utils.Tensor:
+    """Hand an array over by DLPack.
+
+    `pb_utils.Tensor(name, array)` is built against NumPy 1 and sends empty tensors, without an error, when it meets
+    NumPy 2. `from_dlpack` knows nothing of NumPy's version. It marks the capsule as taken with another word than the
+    DLPack protocol's, though, upon which NumPy prints an error when the capsule goes: so the right word is put there.
+    """
+    capsule = array.__dlpack__()
+    tensor = pb_utils.Tensor.from_dlpack(name, capsule)
+    _set_capsule_name(capsule, b"used_dltensor")
+    return tensor
+
+
+_set_capsule_name = ctypes.pythonapi.PyCapsule_SetName
+_set_capsule_name.argtypes = (ctypes.py_object, ctypes.c_char_p)

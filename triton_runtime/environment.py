@@ -1,0 +1,139 @@
+"""Where the real `tritonserver` comes from on a machine without containers, and what it needs to start.
+
+The binary is the one that nvidia-pytriton's wheel carries, in a virtual environment of its own. Its Python backend runs
+models in a helper process, the *stub*, which embeds the interpreter's shared library and takes its packages from the
+`python3` that stands first in PATH.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+BACKENDS: Final = Path(__file__).parent / "backends"
+
+_PYTHON: Final = f"{sys.version_info.major}.{sys.version_info.minor}"
+_LIBPYTHON: Final = f"libpython{_PYTHON}.so.1.0"
+_ELSEWHERE: Final = (
+    "start NVIDIA's Triton container with the model repository, and `eagleeye gateway --triton-url HOST:PORT` in front"
+)
+
+
+class UnsupportedMachine(Exception):
+    """A local Triton can't run here; the message says why and what to do instead."""
+
+
+@dataclass(frozen=True, slots=True)
+class TritonEnvironment:
+    """A virtual environment that holds nvidia-pytriton, made by `make` from `triton_runtime/requirements.txt`."""
+
+    root: Path
+
+    @property
+    def server(self) -> Path:
+        """The `tritonserver` binary."""
+        return self._tritonserver / "bin" / "tritonserver"
+
+    def check(self) -> None:
+        """Find out before anything starts whether Triton can run.
+
+        Raises:
+            UnsupportedMachine: it can't.
+        """
+        if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
+            here = f"{platform.system()} {platform.machine()}"
+            raise UnsupportedMachine(f"a local Triton needs Linux on x86-64, this is {here}; {_ELSEWHERE}")
+        if not self.server.is_file():
+            raise UnsupportedMachine(f"there is no tritonserver in {self.root}; `make up` installs it there")
+        if not self._stub.is_file():
+            raise UnsupportedMachine(
+                f"Triton's Python backend has no build for Python {_PYTHON}; use 3.11, 3.12 or 3.13"
+            )
+
+    def prepare(self, directory: Path) -> Path:
+        """Lay out a backend directory: the Python backend with this interpreter's stub, and the backends of ours.
+
+        Returns:
+            The folder for `tritonserver --backend-directory`.
+        """
+        backends = directory / "backends"
+        shutil.rmtree(backends, ignore_errors=True)
+        shutil.copytree(BACKENDS, backends, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(self._tritonserver / "backends" / "python", backends / "python")
+        shutil.copy2(self._stub, backends / "python")
+        return backends
+
+    def variables(self, directory: Path) -> dict[str, str]:
+        """The environment variables under which `tritonserver` and its stubs find their libraries and packages.
+
+        Raises:
+            UnsupportedMachine: the interpreter's shared library is nowhere and can't be fetched.
+        """
+        libraries = [self._site_packages / "nvidia_pytriton.libs", *_libpython_folder(directory)]
+        return {
+            **os.environ,
+            "PATH": f"{self.root / 'bin'}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
+            "VIRTUAL_ENV": str(self.root),
+            "LD_LIBRARY_PATH": os.pathsep.join(map(str, libraries)),
+            "PYTHONDONTWRITEBYTECODE": "1",
+        }
+
+    @property
+    def _site_packages(self) -> Path:
+        return self.root / "lib" / f"python{_PYTHON}" / "site-packages"
+
+    @property
+    def _tritonserver(self) -> Path:
+        return self._site_packages / "pytriton" / "tritonserver"
+
+    @property
+    def _stub(self) -> Path:
+        return self._tritonserver / "python_backend_stubs" / _PYTHON / "triton_python_backend_stub"
+
+
+def _libpython_folder(directory: Path) -> list[Path]:
+    """The folder to add to the library path for the interpreter's shared library; none if the system has it.
+
+    Debian's `python3` does not bring the shared library along. Where it is missing, its package is fetched and unpacked
+    under `directory`, which needs no root.
+    """
+    if _loads(_LIBPYTHON):
+        return []
+    fetched = directory / "libpython"
+    found = next(fetched.rglob(_LIBPYTHON), None)
+    if found is None:
+        _fetch_debian_package(f"libpython{_PYTHON}", fetched)
+        found = next(fetched.rglob(_LIBPYTHON), None)
+    if found is None:
+        raise UnsupportedMachine(
+            f"Triton's Python backend needs {_LIBPYTHON}; install it with: sudo apt-get install libpython{_PYTHON}"
+        )
+    return [found.parent]
+
+
+def _loads(library: str) -> bool:
+    try:
+        ctypes.CDLL(library)
+    except OSError:
+        return False
+    return True
+
+
+def _fetch_debian_package(package: str, target: Path) -> None:
+    """Download one package and unpack it into `target`; leave nothing there if that fails."""
+    if not (shutil.which("apt-get") and shutil.which("dpkg-deb")):
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        download = ["apt-get", "download", "-q", package]
+        if subprocess.run(download, cwd=scratch, capture_output=True, check=False).returncode:  # noqa: S603 (fixed words)
+            return
+        for archive in Path(scratch).glob("*.deb"):
+            subprocess.run(["dpkg-deb", "-x", archive, target], check=True)  # noqa: S603, S607 (fixed words)

@@ -1,0 +1,108 @@
+"""A child process that is kept alive: logged, restarted with backoff when it dies, stopped with the parent."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import os
+import signal
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
+_FIRST_BACKOFF_SECONDS: Final = 0.5
+_LAST_BACKOFF_SECONDS: Final = 10.0
+_STEADY_SECONDS: Final = 30.0  # one that lived this long starts again with the first backoff
+_TAIL_LINES: Final = 20
+_PR_SET_PDEATHSIG: Final = 1
+_libc: Final = ctypes.CDLL(None)
+
+
+@dataclass(kw_only=True)
+class Child:
+    """How to run one child process.
+
+    Attributes:
+        name: for people.
+        command: program and arguments.
+        environment: all of its environment variables.
+        log: file for its output; None leaves it on the parent's standard error.
+        stop_seconds: how long it gets to stop before it is killed.
+        report: called with a line for people when it dies and when it is started again.
+    """
+
+    name: str
+    command: Sequence[str | Path]
+    environment: Mapping[str, str]
+    log: Path | None
+    stop_seconds: float
+    report: Callable[[str], None]
+    restarts: int = field(default=0, init=False)
+    _process: asyncio.subprocess.Process | None = field(default=None, init=False)
+
+    async def run(self) -> None:
+        """Keep the child running until this coroutine is cancelled; then stop it and everything it started."""
+        backoff = _FIRST_BACKOFF_SECONDS
+        while True:
+            started = time.monotonic()
+            status = await self._run_once()
+            if time.monotonic() - started > _STEADY_SECONDS:
+                backoff = _FIRST_BACKOFF_SECONDS
+            self.restarts += 1
+            self.report(f"{self.name} {_describe_exit(status)}; starting it again in {backoff:g} s{self.tail()}")
+            await asyncio.sleep(backoff)
+            backoff = min(backoff * 2, _LAST_BACKOFF_SECONDS)
+
+    async def _run_once(self) -> int:
+        with contextlib.ExitStack() as stack:
+            output = stack.enter_context(self.log.open("ab")) if self.log else None
+            # A session of its own: Ctrl-C reaches the parent only, which then stops its children in order.
+            self._process = process = await asyncio.create_subprocess_exec(
+                *self.command,
+                env=self.environment,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+                preexec_fn=_die_with_parent,
+            )
+            try:
+                return await process.wait()
+            finally:
+                await self._stop(process)
+
+    async def _stop(self, process: asyncio.subprocess.Process) -> None:
+        if process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                process.terminate()
+            try:
+                await asyncio.wait_for(process.wait(), self.stop_seconds)
+            except TimeoutError:
+                self.report(f"{self.name} did not stop within {self.stop_seconds:g} s and is killed")
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # what it started and left behind
+
+    def tail(self) -> str:
+        """The last lines of the log, indented under a line for people; nothing without a log."""
+        if self.log is None or not self.log.is_file():
+            return ""
+        with self.log.open(errors="replace") as lines:
+            last = deque(lines, _TAIL_LINES)
+        return f"; the end of {self.log}:\n" + "".join(f"    {line}" for line in last).rstrip()
+
+
+def _die_with_parent() -> None:
+    """Ask the kernel to stop this process when its parent is gone, even if that one was killed."""
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _describe_exit(status: int) -> str:
+    if status < 0:
+        return f"was killed by {signal.Signals(-status).name}"
+    return f"stopped with exit code {status}"

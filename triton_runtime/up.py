@@ -1,0 +1,246 @@
+"""`eagleeye up`: the whole platform on one machine, in the foreground."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+import export as export_package
+from eagleeye.options import environment_name, options, refuse_unknown_environment, setting
+from gateway.settings import Settings
+from triton_runtime.environment import TritonEnvironment, UnsupportedMachine
+from triton_runtime.process import Child
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+_PORT: Final = click.IntRange(1, 65535)
+_FOLDER: Final = click.Path(file_okay=False, path_type=Path)
+_HOST: Final = "127.0.0.1"
+_CHECKPOINTS: Final = Path(export_package.__file__).parent / "checkpoints"
+_SHIPPED_MODEL: Final = "damoyolo_ns_deeppcb"
+_TRITON_STOP_SECONDS: Final = 5
+_READY_SECONDS: Final = 120.0
+_POLL_SECONDS: Final = 0.1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpSettings:
+    """What `eagleeye up` can be told beside the gateway's own settings, which it hands on from the environment."""
+
+    http_host: str = setting("127.0.0.1", click.STRING, "Address on which the gateway's REST face listens.")
+    http_port: int = setting(8080, _PORT, "TCP port of the gateway's REST face.")
+    triton_http_port: int = setting(8000, _PORT, "TCP port of Triton's HTTP service.")
+    triton_grpc_port: int = setting(8001, _PORT, "TCP port of Triton's gRPC service.")
+    triton_metrics_port: int = setting(8002, _PORT, "TCP port of Triton's metrics.")
+    model_repository: Path = setting(
+        Path("model_repository"), _FOLDER, "Folder of the models; an empty one gets the shipped model."
+    )
+    triton_env: Path = setting(Path(".venv-triton"), _FOLDER, "Virtual environment that holds nvidia-pytriton.")
+    state_directory: Path = setting(Path(".eagleeye"), _FOLDER, "Folder for Triton's log and other files of this run.")
+
+
+@click.command(context_settings={"max_content_width": 120})
+@options(UpSettings)
+def up(**values: Any) -> None:
+    """Export the shipped model, start a real Triton and the gateway, and say when they are ready.
+
+    Runs in the foreground until SIGINT (Ctrl-C) or SIGTERM, then stops both. What was exported before is not exported
+    again. The gateway's settings (`eagleeye gateway --help`) are taken from their environment variables.
+    """
+    refuse_unknown_environment(UpSettings, Settings)
+    settings = UpSettings(**values)
+    environment = TritonEnvironment(settings.triton_env.absolute())
+    settings.state_directory.mkdir(parents=True, exist_ok=True)
+    try:
+        environment.check()
+        triton = _triton(environment, settings)
+    except UnsupportedMachine as error:
+        raise click.ClickException(str(error)) from error
+    _check_ports(settings)
+    _export_shipped_model(settings.model_repository)
+    picture = _draw_sample(settings.state_directory)
+    asyncio.run(_run(triton, _gateway(settings), settings, picture))
+
+
+def _check_ports(settings: UpSettings) -> None:
+    """Refuse ports that are taken or named twice, before anything is started.
+
+    Raises:
+        click.ClickException: one is; the message names the option that moves it.
+    """
+    names = [name for name in UpSettings.__dataclass_fields__ if name.endswith("_port")]
+    owners: dict[int, str] = {}
+    for name in names:
+        port: int = getattr(settings, name)
+        option = f"--{name.replace('_', '-')}"
+        if port in owners:
+            raise click.ClickException(f"{owners[port]} and {option} both name port {port}; they must differ")
+        owners[port] = option
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((settings.http_host if name == "http_port" else _HOST, port))
+            except OSError as error:
+                raise click.ClickException(
+                    f"port {port} can't be used ({error.strerror}); choose another with {option} "
+                    f"or {environment_name(name)}"
+                ) from error
+
+
+def _export_shipped_model(repository: Path) -> None:
+    """Export the shipped checkpoint into a repository that holds no other model. Done already: costs a moment."""
+    others = {config.parent.name for config in repository.glob("*/config.pbtxt")} - {_SHIPPED_MODEL}
+    if others:
+        _say(f"serving {', '.join(sorted(others))} from {repository}")
+        return
+    # A process of its own gives torch's memory back when it is done.
+    command = [sys.executable, "-m", "export", "--variant", "Ns", "--name", _SHIPPED_MODEL]
+    command += ["--checkpoint", str(_CHECKPOINTS / "damoyolo_tinynasL18_Ns_deeppcb.pth")]
+    command += ["--labels", str(_CHECKPOINTS / "deeppcb.labels.txt"), "--repository", str(repository)]
+    if subprocess.run(command, check=False).returncode:  # noqa: S603 (fixed words and our own settings)
+        raise click.ClickException("the shipped model could not be exported; the reason stands above")
+
+
+def _draw_sample(directory: Path) -> Path:
+    """A picture to try the shipped model on."""
+    from eagleeye.boards import write_sample  # noqa: PLC0415 (OpenCV is needed for this alone)
+
+    picture = directory / "board.jpg"
+    if not picture.is_file():
+        write_sample(picture)
+    return picture
+
+
+def _triton(environment: TritonEnvironment, settings: UpSettings) -> Child:
+    log = settings.state_directory / "triton.log"
+    if log.is_file():
+        log.replace(log.with_suffix(".log.1"))
+    backends = environment.prepare(settings.state_directory.absolute())
+    command: list[str | Path] = [
+        environment.server,
+        f"--model-repository={settings.model_repository.absolute()}",
+        f"--backend-directory={backends}",
+        f"--http-address={_HOST}",
+        f"--http-port={settings.triton_http_port}",
+        f"--grpc-address={_HOST}",
+        f"--grpc-port={settings.triton_grpc_port}",
+        f"--metrics-address={_HOST}",
+        f"--metrics-port={settings.triton_metrics_port}",
+        # a new version that `eagleeye export` publishes is served without a restart
+        "--model-control-mode=poll",
+        "--repository-poll-secs=2",
+        "--exit-on-error=false",  # one broken model must not keep the others from being served
+        f"--exit-timeout-secs={_TRITON_STOP_SECONDS}",
+    ]
+    return Child(
+        name="Triton",
+        command=command,
+        environment=environment.variables(settings.state_directory.absolute()),
+        log=log,
+        stop_seconds=_TRITON_STOP_SECONDS + 5,
+        report=_say,
+    )
+
+
+def _gateway(settings: UpSettings) -> Child:
+    ours = {environment_name(name) for name in UpSettings.__dataclass_fields__}
+    command = [
+        sys.executable,
+        "-m",
+        "gateway",
+        "--http-host",
+        settings.http_host,
+        "--http-port",
+        str(settings.http_port),
+    ]
+    command += ["--triton-url", f"{_HOST}:{settings.triton_grpc_port}"]
+    return Child(
+        name="the gateway",
+        command=command,
+        environment={name: value for name, value in os.environ.items() if name not in ours},
+        log=None,
+        stop_seconds=Settings().drain_seconds + 5,
+        report=_say,
+    )
+
+
+async def _run(triton: Child, gateway: Child, settings: UpSettings, picture: Path) -> None:
+    """Run both until a signal; the gateway stops first, so that what it has accepted can still be answered."""
+    running = asyncio.current_task()
+    assert running is not None  # noqa: S101 (a coroutine always runs in a task)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, _cancel_once(running))
+    with contextlib.suppress(asyncio.CancelledError):
+        start = time.monotonic()
+        host = _HOST if settings.http_host == "0.0.0.0" else settings.http_host  # noqa: S104 (compared, not bound)
+        base_url = f"http://{host}:{settings.http_port}"
+        async with _kept_running(triton), _kept_running(gateway):
+            _say("starting Triton and the gateway")
+            await _until_ready(f"{base_url}/readyz", [triton, gateway])
+            _say(f"ready after {time.monotonic() - start:.1f} s. Try it from another terminal:\n")
+            click.echo(f"    curl --data-binary @{picture} {base_url}/v1/detect\n")
+            await asyncio.Event().wait()
+    _say("stopped")
+
+
+def _cancel_once(task: asyncio.Task[Any]) -> Any:
+    """A signal handler that starts an orderly stop; more signals don't cut it short, it is bounded anyway."""
+
+    def cancel() -> None:
+        if not task.cancelling():
+            _say("stopping")
+            task.cancel()
+
+    return cancel
+
+
+@contextlib.asynccontextmanager
+async def _kept_running(child: Child) -> AsyncIterator[None]:
+    task = asyncio.create_task(child.run(), name=child.name)
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def _until_ready(url: str, children: list[Child]) -> None:
+    """Wait until `url` answers 200.
+
+    Raises:
+        click.ClickException: a child died on its first start, or time is up.
+    """
+    deadline = time.monotonic() + _READY_SECONDS
+    while not await asyncio.to_thread(_answers, url):
+        for child in children:
+            if child.restarts:
+                raise click.ClickException(f"{child.name} does not start; the reason stands above")
+        if time.monotonic() > deadline:
+            raise click.ClickException(f"not ready after {_READY_SECONDS:g} s{children[0].tail()}")
+        await asyncio.sleep(_POLL_SECONDS)
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=1) as response:  # noqa: S310 (our own address)
+            return bool(response.status == 200)  # noqa: PLR2004 (HTTP's OK)
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def _say(line: str) -> None:
+    click.secho(f"eagleeye: {line}", bold=True, err=True)
