@@ -12,6 +12,7 @@ from gateway.admission import Admission
 from gateway.detector import Detector
 from gateway.image import ImageLimits
 from gateway.metrics import Metrics
+from gateway.observer import Observer
 from gateway.rest.app import RestFace
 from gateway.triton.endpoint import Endpoint
 
@@ -40,6 +41,7 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
             detector=detector,
             models=lambda: triton.models,
             metrics=metrics,
+            observer=Observer(metrics, "rest"),
             limits=limits,
             upload_timeout_seconds=settings.upload_timeout_seconds,
             timeout_seconds=settings.timeout_seconds,

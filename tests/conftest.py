@@ -1,5 +1,6 @@
 """What every test may use."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -14,3 +15,11 @@ def shared_dir():
     if not directory.is_dir():
         pytest.skip("the folder ../shared with parity fixtures and annotated images is not here")
     return directory
+
+
+def missing(program):
+    """Skip the test because the machine lacks a program; in CI, where nothing may be lacking, fail instead."""
+    reason = f"{program} is not installed"
+    if os.environ.get("CI"):
+        pytest.fail(f"{reason}, and CI must have it")
+    pytest.skip(reason)

@@ -28,12 +28,12 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
 _PORT: Final = click.IntRange(1, 65535)
+_SECONDS: Final = click.FloatRange(min=0, min_open=True)
 _FOLDER: Final = click.Path(file_okay=False, path_type=Path)
 _HOST: Final = "127.0.0.1"
 _CHECKPOINTS: Final = Path(export_package.__file__).parent / "checkpoints"
 _SHIPPED_MODEL: Final = "damoyolo_ns_deeppcb"
 _TRITON_STOP_SECONDS: Final = 5
-_READY_SECONDS: Final = 120.0
 _POLL_SECONDS: Final = 0.1
 
 
@@ -50,6 +50,8 @@ class UpSettings:
         Path("model_repository"), _FOLDER, "Folder of the models; an empty one gets the shipped model."
     )
     triton_env: Path = setting(Path(".venv-triton"), _FOLDER, "Virtual environment that holds nvidia-pytriton.")
+    drain_seconds: float = setting(10.0, _SECONDS, "Time that requests get to finish on shutdown, in seconds.")
+    ready_timeout_seconds: float = setting(120.0, _SECONDS, "Longest time for everything to be ready, in seconds.")
     state_directory: Path = setting(Path(".eagleeye"), _FOLDER, "Folder for Triton's log and other files of this run.")
 
 
@@ -107,22 +109,28 @@ def _export_shipped_model(repository: Path) -> None:
     if others:
         _say(f"serving {', '.join(sorted(others))} from {repository}")
         return
-    # A process of its own gives torch's memory back when it is done.
-    command = [sys.executable, "-m", "export", "--variant", "Ns", "--name", _SHIPPED_MODEL]
-    command += ["--checkpoint", str(_CHECKPOINTS / "damoyolo_tinynasL18_Ns_deeppcb.pth")]
-    command += ["--labels", str(_CHECKPOINTS / "deeppcb.labels.txt"), "--repository", str(repository)]
-    if subprocess.run(command, check=False).returncode:  # noqa: S603 (fixed words and our own settings)
-        raise click.ClickException("the shipped model could not be exported; the reason stands above")
+    checkpoint, labels = _CHECKPOINTS / "damoyolo_tinynasL18_Ns_deeppcb.pth", _CHECKPOINTS / "deeppcb.labels.txt"
+    source = ("--variant", "Ns", "--checkpoint", checkpoint, "--labels", labels)
+    _run_tool("eagleeye", "export", *source, "--name", _SHIPPED_MODEL, "--repository", repository)
 
 
 def _draw_sample(directory: Path) -> Path:
     """A picture to try the shipped model on."""
-    from eagleeye.boards import write_sample  # noqa: PLC0415 (OpenCV is needed for this alone)
-
     picture = directory / "board.jpg"
     if not picture.is_file():
-        write_sample(picture)
+        _run_tool("eagleeye", "sample", "--output", picture)
     return picture
+
+
+def _run_tool(*arguments: str | Path) -> None:
+    """Run one of our own commands to its end, in a process of its own: it gives its memory back, torch's above all.
+
+    Raises:
+        click.ClickException: it failed; it has told the reason itself.
+    """
+    status = subprocess.run([sys.executable, "-m", *arguments], check=False).returncode  # noqa: S603 (our own words)
+    if status:
+        raise click.ClickException(f"`{' '.join(map(str, arguments[:2]))}` failed; the reason stands above")
 
 
 def _triton(environment: TritonEnvironment, settings: UpSettings) -> Child:
@@ -158,22 +166,19 @@ def _triton(environment: TritonEnvironment, settings: UpSettings) -> Child:
 
 def _gateway(settings: UpSettings) -> Child:
     ours = {environment_name(name) for name in UpSettings.__dataclass_fields__}
-    command = [
-        sys.executable,
-        "-m",
-        "gateway",
-        "--http-host",
-        settings.http_host,
-        "--http-port",
-        str(settings.http_port),
-    ]
-    command += ["--triton-url", f"{_HOST}:{settings.triton_grpc_port}"]
+    told = {
+        "http-host": settings.http_host,
+        "http-port": settings.http_port,
+        "triton-url": f"{_HOST}:{settings.triton_grpc_port}",
+        "drain-seconds": settings.drain_seconds,
+    }
+    command = [sys.executable, "-m", "gateway", *(f"--{name}={value}" for name, value in told.items())]
     return Child(
         name="the gateway",
         command=command,
         environment={name: value for name, value in os.environ.items() if name not in ours},
         log=None,
-        stop_seconds=Settings().drain_seconds + 5,
+        stop_seconds=settings.drain_seconds + 5,
         report=_say,
     )
 
@@ -190,7 +195,7 @@ async def _run(triton: Child, gateway: Child, settings: UpSettings, picture: Pat
         base_url = f"http://{host}:{settings.http_port}"
         async with _kept_running(triton), _kept_running(gateway):
             _say("starting Triton and the gateway")
-            await _until_ready(f"{base_url}/readyz", [triton, gateway])
+            await _until_ready(f"{base_url}/readyz", [triton, gateway], settings.ready_timeout_seconds)
             _say(f"ready after {time.monotonic() - start:.1f} s. Try it from another terminal:\n")
             click.echo(f"    curl --data-binary @{picture} {base_url}/v1/detect\n")
             await asyncio.Event().wait()
@@ -218,19 +223,19 @@ async def _kept_running(child: Child) -> AsyncIterator[None]:
         await asyncio.gather(task, return_exceptions=True)
 
 
-async def _until_ready(url: str, children: list[Child]) -> None:
+async def _until_ready(url: str, children: list[Child], timeout_seconds: float) -> None:
     """Wait until `url` answers 200.
 
     Raises:
         click.ClickException: a child died on its first start, or time is up.
     """
-    deadline = time.monotonic() + _READY_SECONDS
+    deadline = time.monotonic() + timeout_seconds
     while not await asyncio.to_thread(_answers, url):
         for child in children:
             if child.restarts:
                 raise click.ClickException(f"{child.name} does not start; the reason stands above")
         if time.monotonic() > deadline:
-            raise click.ClickException(f"not ready after {_READY_SECONDS:g} s{children[0].tail()}")
+            raise click.ClickException(f"not ready after {timeout_seconds:g} s{children[0].tail()}")
         await asyncio.sleep(_POLL_SECONDS)
 
 

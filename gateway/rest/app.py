@@ -13,18 +13,23 @@ from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from gateway.errors import GatewayError, ModelNotFound
+from gateway.observer import OK
 from gateway.rest import body, problems, query
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+    from collections.abc import Awaitable, Callable, Mapping
 
     from gateway.detector import Detector, Result
     from gateway.image import ImageLimits
     from gateway.metrics import Metrics
     from gateway.model import Model
+    from gateway.observer import Observer
 
 _REQUEST_ID_HEADER: Final = "X-Request-Id"
+_PROBES: Final = frozenset({"/healthz", "/readyz", "/metrics"})  # asked every few seconds, and not worth a log line
 _MAX_REQUEST_ID_CHARACTERS: Final = 128
+_REQUEST_ID: Final = web.RequestKey("request_id", str)
+_EVENT: Final = web.RequestKey("event", dict[str, object])  # what a handler adds to the log line
 
 _log = structlog.get_logger()
 
@@ -36,7 +41,8 @@ class RestFace:
     Attributes:
         detector: the core.
         models: the detectors that are served now, by name; empty while no Triton serves one.
-        metrics: the process's instruments.
+        metrics: the process's instruments, for their page.
+        observer: counts and logs requests.
         limits: what one upload may cost.
         upload_timeout_seconds: longest time for a body to arrive.
         timeout_seconds: deadline of a request that names none.
@@ -45,6 +51,7 @@ class RestFace:
     detector: Detector
     models: Callable[[], Mapping[str, Model]]
     metrics: Metrics
+    observer: Observer
     limits: ImageLimits
     upload_timeout_seconds: float
     timeout_seconds: float
@@ -69,9 +76,9 @@ class RestFace:
         wanted, deadline = query.parse(request.query, self.timeout_seconds)
         start = time.perf_counter()
         result = await self.detector.detect(data, wanted, deadline)
-        self._count(result, time.perf_counter() - start)
-        request["event"].update(_summary(result, data))
-        return _json({**_answer(result), "request_id": request["request_id"]})
+        request[_EVENT].update(self.observer.detected(result, len(data), time.perf_counter() - start))
+        with self.metrics.stage_seconds.labels("encode", result.model.name).time():
+            return _json({**_answer(result), "request_id": request[_REQUEST_ID]})
 
     async def _list_models(self, _: web.Request) -> web.Response:
         return _json({"models": [_describe(model) for _, model in sorted(self.models().items())]})
@@ -95,35 +102,29 @@ class RestFace:
     async def _metrics_page(self, _: web.Request) -> web.Response:
         return web.Response(body=generate_latest(self.metrics.registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
-    def _count(self, result: Result, seconds: float) -> None:
-        self.metrics.request_seconds.labels("rest", result.model.name).observe(seconds)
-        for class_id in result.detections.class_ids.tolist():
-            self.metrics.detections.labels(result.model.name, result.model.labels[class_id]).inc()
-
     @web.middleware
     async def _observe(
         self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     ) -> web.StreamResponse:
-        """Give each request an id, turn errors into problem documents, and write one log line and one count."""
+        """Give each request an id, turn errors into problem documents, and let the observer count and log it."""
         start = time.perf_counter()
-        request_id = request["request_id"] = _request_id(request)
-        event: MutableMapping[str, object] = request.setdefault("event", {})
+        request_id = request[_REQUEST_ID] = _request_id(request)
+        event = request[_EVENT] = {}
         response, code = await self._answer_or_problem(request, handler, request_id)
         response.headers[_REQUEST_ID_HEADER] = request_id
         response.headers["Cache-Control"] = "no-store"
-        if request.match_info.handler == self._detect:
-            self.metrics.requests.labels("rest", event.get("model", ""), code).inc()
-        log = _log.info if response.status < 500 else _log.warning  # noqa: PLR2004 (the server's errors)
-        log(
-            "request",
-            request_id=request_id,
-            method=request.method,
-            path=request.path,
-            status=response.status,
-            code=code,
-            latency_ms=round((time.perf_counter() - start) * 1e3, 3),
-            **event,
-        )
+        if request.path not in _PROBES:
+            self.observer.finished(
+                code,
+                time.perf_counter() - start,
+                is_detection=request.match_info.handler == self._detect,
+                is_failure=response.status >= 500,  # noqa: PLR2004 (HTTP's range of server errors)
+                request_id=request_id,
+                method=request.method,
+                path=request.path,
+                status=response.status,
+                **event,
+            )
         return response
 
     async def _answer_or_problem(
@@ -134,7 +135,7 @@ class RestFace:
     ) -> tuple[web.StreamResponse, str]:
         """The response and its `code`: `ok`, or the stable code of the problem it is."""
         try:
-            return await handler(request), "ok"
+            return await handler(request), OK
         except GatewayError as error:
             return problems.from_error(error, request_id), error.code
         except body.UploadTimeout:
@@ -179,20 +180,6 @@ def _answer(result: Result) -> dict[str, Any]:
             for class_id, score, xyxy in zip(found.class_ids, found.scores, found.xyxy, strict=True)
         ],
         "timing_ms": result.timing_ms,
-    }
-
-
-def _summary(result: Result, data: bytes) -> dict[str, object]:
-    """What the log says of one answer."""
-    found = result.detections
-    best = {"best_label": result.model.labels[found.class_ids[0]], "best_score": found.scores[0]} if len(found) else {}
-    return {
-        "model": result.model.name,
-        "version": result.version,
-        "image_bytes": len(data),
-        "image_wh": result.image_wh,
-        "detections": len(found),
-        **best,
     }
 
 

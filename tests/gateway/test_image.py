@@ -171,14 +171,14 @@ def test_an_empty_body_is_refused():
 @pytest.mark.parametrize("percent", range(5, 100, 5))
 @pytest.mark.parametrize("image_format", FORMATS)
 def test_a_truncated_image_is_refused(image_format, percent):
-    """Half a picture is never quietly taken for a whole one; only a PNG may lack its end marker, as it has no pixels."""
+    """Half a picture is never quietly taken for a whole one: if it decodes, then no pixel was lost, only checksums."""
     data = encode(scene(), image_format)
-    kept = len(data) * percent // 100
-    if image_format == "PNG" and data[kept:].endswith(b"IEND\xaeB`\x82") and len(data) - kept <= 16:
-        assert (decode(data[:kept], LIMITS) == scene()).all()
+    try:
+        image = decode(data[: len(data) * percent // 100], LIMITS)
+    except (InvalidImage, UnsupportedMediaType):
         return
-    with pytest.raises((InvalidImage, UnsupportedMediaType)):
-        decode(data[:kept], LIMITS)
+    assert image_format == "PNG"
+    assert (image == scene()).all()
 
 
 @settings(max_examples=300, deadline=None)

@@ -3,8 +3,8 @@
 Triton finds this file as `<backend-directory>/onnxruntime/model.py` and runs it in the place of its native ONNX Runtime
 backend, which only NVIDIA's containers have. The same `config.pbtxt` and `model.onnx` run on both.
 
-Of the native backend's parameters `intra_op_thread_count` is honoured; it is 1 here unless set, so that instances do not
-fight over processors: more throughput comes from more instances.
+Of the native backend's parameters `intra_op_thread_count` is honoured. It is 1 here unless set, so that instances do
+not fight over processors: more throughput comes from more instances.
 """
 
 from __future__ import annotations

@@ -1,0 +1,56 @@
+"""What every face tells about its requests: the same counts, and one structured log line each."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import structlog
+
+if TYPE_CHECKING:
+    from gateway.detector import Result
+    from gateway.metrics import Metrics
+
+OK = "ok"
+"""The `code` of a request that was answered as asked; any other is the stable code of an error."""
+
+_log = structlog.get_logger()
+
+
+class Observer:
+    """Counts and logs the requests of one face, `rest` or `grpc`."""
+
+    def __init__(self, metrics: Metrics, face: str) -> None:
+        self._metrics = metrics
+        self._face = face
+
+    def detected(self, result: Result, image_bytes: int, seconds: float) -> dict[str, object]:
+        """Count one image's detections, found `seconds` after its bytes were there; the fields for its log line."""
+        model, found = result.model, result.detections
+        self._metrics.request_seconds.labels(self._face, model.name).observe(seconds)
+        for class_id in found.class_ids.tolist():
+            self._metrics.detections.labels(model.name, model.labels[class_id]).inc()
+        fields: dict[str, object] = {
+            "model": model.name,
+            "version": result.version,
+            "image_bytes": image_bytes,
+            "image_wh": result.image_wh,
+            "detections": len(found),
+        }
+        if len(found):
+            fields |= {"best_label": model.labels[found.class_ids[0]], "best_score": round(float(found.scores[0]), 4)}
+        return fields
+
+    def finished(self, code: str, seconds: float, *, is_detection: bool, is_failure: bool, **fields: object) -> None:
+        """Count and log one request.
+
+        Args:
+            code: `OK`, or the stable code of the error that it was answered with.
+            seconds: from its first byte to its answer.
+            is_detection: whether images were asked about; only those requests are counted.
+            is_failure: whether an error is the server's, not the caller's.
+            **fields: what else the log line says. `model` must be one that is served, it becomes a metric's label.
+        """
+        if is_detection:
+            self._metrics.requests.labels(self._face, fields.get("model", ""), code).inc()
+        log = _log.warning if is_failure else _log.info
+        log("request", face=self._face, code=code, latency_ms=round(seconds * 1e3, 3), **fields)

@@ -1,0 +1,104 @@
+"""The core, from bytes to detections, over a fake predictor."""
+
+import asyncio
+
+import pytest
+
+from gateway.deadline import Deadline
+from gateway.detector import Query
+from gateway.errors import DeadlineExceeded, InvalidParameter, ModelNotFound, Overloaded
+from tests.gateway.conftest import MAX_INFLIGHT
+
+SOON = 5.0
+
+
+async def test_finds_what_the_predictor_sees_in_source_pixels(detector, png):
+    """Boxes come back in the pixels of the 96 x 48 upload, best first, with the newest version's name on them."""
+    result = await detector.detect(png, Query(), Deadline.after(SOON))
+    assert result.detections.xyxy.tolist() == [[0, 0, 48, 48], [48, 0, 96, 48]]
+    assert result.detections.class_ids.tolist() == [0, 1]
+    assert (result.version, result.image_wh) == (3, (96, 48))
+
+
+async def test_the_predictor_gets_the_models_input(detector, predictor, png):
+    """uint8, at the model's own size."""
+    await detector.detect(png, Query(), Deadline.after(SOON))
+    (tensor,) = predictor.tensors
+    assert (tensor.shape, tensor.dtype) == ((32, 64, 3), "uint8")
+
+
+async def test_every_stage_is_timed(detector, png):
+    """The answer tells where the time went."""
+    timing = (await detector.detect(png, Query(), Deadline.after(SOON))).timing_ms
+    assert set(timing) == {"decode", "preprocess", "infer", "postprocess", "total"}
+    assert sum(timing.values()) - timing["total"] <= timing["total"]
+
+
+@pytest.mark.parametrize("classes", [("dog",), ("1",)])
+async def test_classes_are_named_by_label_or_id(detector, png, classes):
+    """Both ways select the same class."""
+    result = await detector.detect(png, Query(classes=classes), Deadline.after(SOON))
+    assert result.detections.class_ids.tolist() == [1]
+
+
+async def test_an_unknown_class_is_named(detector, png):
+    """The message says what the model knows."""
+    with pytest.raises(InvalidParameter, match=r"'cow'.*ids 0 to 1 or: cat, dog"):
+        await detector.detect(png, Query(classes=("cow",)), Deadline.after(SOON))
+
+
+@pytest.mark.parametrize("values", [{"score_threshold": 1.01}, {"iou_threshold": -0.1}, {"max_detections": 0}])
+def test_values_out_of_range_are_refused(values):
+    """A query checks itself, so no face can forget to."""
+    (name,) = values
+    with pytest.raises(InvalidParameter, match=f"{name}.*must lie between"):
+        Query(**values)
+
+
+async def test_an_unknown_model_is_refused_before_the_image_is_decoded(detector):
+    """Not even garbage is looked at."""
+    with pytest.raises(ModelNotFound):
+        await detector.detect(b"garbage", Query(model="other"), Deadline.after(SOON))
+
+
+async def test_a_full_gateway_refuses_and_recovers(detector, predictor, png):
+    """Images over the limit are refused at once; when there is room again, images are served as before."""
+    predictor.go.clear()
+    held = [asyncio.create_task(detector.detect(png, Query(), Deadline.after(SOON))) for _ in range(MAX_INFLIGHT)]
+    while len(predictor.tensors) < MAX_INFLIGHT:
+        await asyncio.sleep(0.005)
+    with pytest.raises(Overloaded) as refusal:
+        await detector.detect(png, Query(), Deadline.after(SOON))
+    predictor.go.set()
+
+    assert refusal.value.retry_after_seconds >= 1
+    assert [len((await task).detections) for task in held] == [2] * MAX_INFLIGHT
+    assert len((await detector.detect(png, Query(), Deadline.after(SOON))).detections) == 2
+
+
+async def test_a_slow_predictor_meets_the_deadline(detector, predictor, png):
+    """The deadline travels to the predictor; the next request is served as usual."""
+    predictor.go.clear()
+    with pytest.raises(DeadlineExceeded, match="50 ms"):
+        await detector.detect(png, Query(), Deadline.after(0.05))
+    predictor.go.set()
+    assert len((await detector.detect(png, Query(), Deadline.after(SOON))).detections) == 2
+
+
+async def test_a_deadline_that_has_passed_starts_no_work(detector, predictor, png):
+    """Nothing is decoded and nobody is asked."""
+    with pytest.raises(DeadlineExceeded):
+        await detector.detect(png, Query(), Deadline.after(-1))
+    assert predictor.tensors == []
+
+
+async def test_a_cancelled_request_leaves_nothing_running(detector, predictor, metrics, png):
+    """The predictor's call is cancelled too, and the place in the gateway is free again."""
+    predictor.go.clear()
+    task = asyncio.create_task(detector.detect(png, Query(), Deadline.after(SOON)))
+    while not predictor.tensors:
+        await asyncio.sleep(0.005)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert predictor.cancelled == 1
+    assert metrics.registry.get_sample_value("eagleeye_inflight", {"model": "toy"}) == 0

@@ -1,0 +1,141 @@
+"""The real thing: `eagleeye up` with a real Triton, started once for all tests of this folder."""
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+
+import aiohttp
+import psutil
+import pytest
+
+from tests.conftest import REPOSITORY
+
+READY_SECONDS = 180
+PORT_SETTINGS = ("http", "triton_http", "triton_grpc", "triton_metrics")
+
+
+def free_ports(count):
+    """Ports that nobody uses now; found together, so that they differ."""
+    sockets = [socket.socket() for _ in range(count)]
+    for each in sockets:
+        each.bind(("127.0.0.1", 0))
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
+
+
+@dataclass
+class Platform:
+    """One `eagleeye up` as a child process, and what a test may want to know of it."""
+
+    folder: Path
+    ports: dict[str, int]
+    process: subprocess.Popen
+
+    @classmethod
+    def start(cls, folder, **environment):
+        folder.mkdir(exist_ok=True)
+        ports = dict(zip(PORT_SETTINGS, free_ports(len(PORT_SETTINGS)), strict=True))
+        settings = {f"EAGLEEYE_{name.upper()}_PORT": str(port) for name, port in ports.items()}
+        settings |= {
+            "EAGLEEYE_MODEL_REPOSITORY": str(folder / "models"),
+            "EAGLEEYE_STATE_DIRECTORY": str(folder / "state"),
+            "EAGLEEYE_TRITON_ENV": str(REPOSITORY / ".venv-triton"),
+            "EAGLEEYE_LOG_FORMAT": "json",
+        }
+        with (folder / "up.log").open("wb") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "eagleeye", "up"],
+                env={**os.environ, **settings, **environment},
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        return cls(folder, ports, process)
+
+    @property
+    def url(self):
+        return f"http://127.0.0.1:{self.ports['http']}"
+
+    @property
+    def output(self):
+        return (self.folder / "up.log").read_text(errors="replace")
+
+    def status(self, path="/readyz"):
+        """HTTP status of a GET, 0 while nobody listens."""
+        try:
+            with urllib.request.urlopen(self.url + path, timeout=5) as response:
+                return response.status
+        except urllib.error.HTTPError as error:
+            error.close()
+            return error.code
+        except OSError:
+            return 0
+
+    def wait_until_ready(self):
+        deadline = time.monotonic() + READY_SECONDS
+        while not (self.status() == 200 and "ready after" in self.output):
+            assert self.process.poll() is None, self.output
+            assert time.monotonic() < deadline, self.output
+            time.sleep(0.1)
+        return self
+
+    def children(self, name):
+        """Descendants whose command line contains `name`."""
+        processes = psutil.Process(self.process.pid).children(recursive=True)
+        return [process for process in processes if name in " ".join(process.cmdline())]
+
+    def triton_metric(self, name):
+        """One of Triton's own counters, summed over models."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.ports['triton_metrics']}/metrics", timeout=5) as response:
+            page = response.read().decode()
+        return sum(float(value) for value in re.findall(rf"^{name}{{.*}} (\S+)$", page, re.MULTILINE))
+
+    def stop(self, number=signal.SIGTERM):
+        """Stop it, and return its exit code and whatever survived."""
+        family = psutil.Process(self.process.pid).children(recursive=True)
+        self.process.send_signal(number)
+        status = self.process.wait(60)
+        _, alive = psutil.wait_procs(family, timeout=10)
+        for survivor in alive:
+            survivor.kill()
+        return status, alive
+
+
+@pytest.fixture(scope="session")
+def platform(tmp_path_factory):
+    """A ready platform that serves the shipped model."""
+    platform = Platform.start(tmp_path_factory.mktemp("platform"))
+    yield platform.wait_until_ready()
+    platform.stop()
+
+
+@pytest.fixture(scope="session")
+def board(platform):
+    """The bytes of the sample picture that `eagleeye up` draws."""
+    return (platform.folder / "state" / "board.jpg").read_bytes()
+
+
+@pytest.fixture
+async def http(platform):
+    """A client session against the live gateway."""
+    platform.wait_until_ready()
+    async with aiohttp.ClientSession(platform.url) as session:
+        yield session
+
+
+@pytest.fixture
+def models(platform, tmp_path):
+    """A copy of the exported models, for a platform of a test's own."""
+    shutil.copytree(platform.folder / "models", tmp_path / "own" / "models")
+    return tmp_path / "own"

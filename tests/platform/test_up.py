@@ -1,0 +1,114 @@
+"""`eagleeye up`: starts, says how to use it, stops without a trace."""
+
+import json
+import re
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+
+import psutil
+import pytest
+
+from tests.conftest import missing
+from tests.platform.conftest import Platform
+
+
+def test_the_printed_curl_line_finds_defects(platform):
+    """What a newcomer copies works as it stands."""
+    if not shutil.which("curl"):
+        missing("curl")
+    (line,) = re.findall(r"^ +(curl .*)$", platform.output, re.MULTILINE)
+    answer = json.loads(subprocess.run(shlex.split(line), capture_output=True, check=True).stdout)
+    found = {detection["label"] for detection in answer["detections"]}
+    assert found == {"open", "short", "mousebite", "spur", "copper", "pin-hole"}
+    assert answer["image"] == {"width": 640, "height": 640}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_start_does_nothing_twice_and_a_signal_leaves_nothing(models, number):
+    """The exported model is taken as it is; one signal stops the gateway, Triton and its helpers, with exit code 0."""
+    (exported,) = models.glob("models/*/1/model.onnx")
+    before = exported.stat()
+    platform = Platform.start(models).wait_until_ready()
+    assert platform.children("tritonserver")
+    assert platform.children("triton_python_backend_stub")
+    assert platform.children("gateway")
+
+    assert platform.stop(number) == (0, [])
+    assert exported.stat() == before
+    assert [path.name for path in exported.parent.parent.iterdir() if path.is_dir()] == ["1"]
+
+
+def test_a_killed_parent_takes_its_children_along(models):
+    """Even SIGKILL, which nobody can handle, leaves no Triton behind."""
+    platform = Platform.start(models).wait_until_ready()
+    assert platform.stop(signal.SIGKILL) == (-signal.SIGKILL, [])
+
+
+def test_a_signal_while_starting_stops_everything(models):
+    """Nobody has to wait until it is ready."""
+    platform = Platform.start(models)
+    while not platform.children("tritonserver"):
+        assert platform.process.poll() is None, platform.output
+    assert platform.stop(signal.SIGINT) == (0, [])
+    assert "Traceback" not in platform.output
+
+
+def test_a_busy_port_is_named_in_one_line(models):
+    """The line names the port and the option that moves it; nothing was started."""
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        holder.listen()
+        port = holder.getsockname()[1]
+        platform = Platform.start(models, EAGLEEYE_TRITON_HTTP_PORT=str(port))
+        assert platform.process.wait(30) == 1
+    (line,) = platform.output.splitlines()
+    assert f"port {port} " in line
+    assert "--triton-http-port" in line
+
+
+def test_a_misspelt_variable_is_named_in_one_line(models):
+    """A setting that would be ignored stops the start."""
+    platform = Platform.start(models, EAGLEEYE_HTTP_PROT="1")
+    assert platform.process.wait(30) == 2
+    assert "EAGLEEYE_HTTP_PROT" in platform.output
+    assert "did you mean EAGLEEYE_HTTP_PORT?" in platform.output
+    assert "Traceback" not in platform.output
+
+
+def test_a_missing_triton_is_named_in_one_line(models):
+    """The line says what installs it."""
+    platform = Platform.start(models, EAGLEEYE_TRITON_ENV=str(models / "nothing"))
+    assert platform.process.wait(30) == 1
+    (line,) = platform.output.splitlines()
+    assert "`make up` installs it" in line
+
+
+def test_a_model_that_triton_cannot_load_is_reported(models):
+    """A broken model file ends the start with Triton's reason, not with silence."""
+    (exported,) = models.glob("models/*/1/model.onnx")
+    exported.write_bytes(b"garbage")
+    platform = Platform.start(models, EAGLEEYE_READY_TIMEOUT_SECONDS="15")
+    assert platform.process.wait(90) == 1
+    assert "not ready" in platform.output
+    assert "model.onnx" in platform.output
+    assert "Traceback" not in platform.output
+
+
+def test_the_gateway_alone_starts_without_triton_and_stops_on_a_signal(tmp_path):
+    """A gateway may come before its Triton; a bad value stops the start in one line."""
+    bad = subprocess.run(
+        [sys.executable, "-m", "gateway", "--http-port", "many"], capture_output=True, text=True, check=False
+    )
+    assert bad.returncode == 2
+    assert "--http-port" in bad.stderr
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen([sys.executable, "-m", "gateway", "--http-port", "0"], stdout=log, stderr=log)
+    log_path = tmp_path / "log"
+    while b"listening" not in log_path.read_bytes():
+        assert process.poll() is None, log_path.read_text()
+    psutil.Process(process.pid).terminate()
+    assert process.wait(20) == 0
