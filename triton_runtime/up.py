@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
@@ -195,7 +195,7 @@ async def _run(triton: Child, gateway: Child, settings: UpSettings, picture: Pat
         base_url = f"http://{host}:{settings.http_port}"
         async with _kept_running(triton), _kept_running(gateway):
             _say("starting Triton and the gateway")
-            await _until_ready(f"{base_url}/readyz", [triton, gateway], settings.ready_timeout_seconds)
+            await _until_ready(base_url, [triton, gateway], settings)
             _say(f"ready after {time.monotonic() - start:.1f} s. Try it from another terminal:\n")
             click.echo(f"    curl --data-binary @{picture} {base_url}/v1/detect\n")
             await asyncio.Event().wait()
@@ -223,27 +223,43 @@ async def _kept_running(child: Child) -> AsyncIterator[None]:
         await asyncio.gather(task, return_exceptions=True)
 
 
-async def _until_ready(url: str, children: list[Child], timeout_seconds: float) -> None:
-    """Wait until `url` answers 200.
+async def _until_ready(base_url: str, children: list[Child], settings: UpSettings) -> None:
+    """Wait until the gateway is ready.
 
     Raises:
-        click.ClickException: a child died on its first start, or time is up.
+        click.ClickException: a child died on its first start, no model could be loaded, or time is up.
     """
-    deadline = time.monotonic() + timeout_seconds
-    while not await asyncio.to_thread(_answers, url):
+    deadline = time.monotonic() + settings.ready_timeout_seconds
+    while not await asyncio.to_thread(_answers, f"{base_url}/readyz"):
         for child in children:
             if child.restarts:
                 raise click.ClickException(f"{child.name} does not start; the reason stands above")
+        reasons = await asyncio.to_thread(_why_no_model_loads, settings.triton_http_port)
+        if reasons:
+            raise click.ClickException(f"Triton could not load any model: {reasons}")
         if time.monotonic() > deadline:
-            raise click.ClickException(f"not ready after {timeout_seconds:g} s{children[0].tail()}")
+            raise click.ClickException(f"not ready after {settings.ready_timeout_seconds:g} s{children[0].tail()}")
         await asyncio.sleep(_POLL_SECONDS)
+
+
+def _why_no_model_loads(triton_http_port: int) -> str:
+    """Triton's reasons once it has failed on every model; empty as long as there is hope."""
+    index = urllib.request.Request(f"http://{_HOST}:{triton_http_port}/v2/repository/index", method="POST")
+    try:
+        with urllib.request.urlopen(index, timeout=1) as response:  # noqa: S310 (our own address)
+            models = json.load(response)
+    except OSError:
+        return ""
+    if not all(model.get("state") == "UNAVAILABLE" for model in models):
+        return ""
+    return "; ".join(f"{model['name']}: {' '.join(model.get('reason', 'no reason given').split())}" for model in models)
 
 
 def _answers(url: str) -> bool:
     try:
         with urllib.request.urlopen(url, timeout=1) as response:  # noqa: S310 (our own address)
             return bool(response.status == 200)  # noqa: PLR2004 (HTTP's OK)
-    except (urllib.error.URLError, OSError):
+    except OSError:
         return False
 
 

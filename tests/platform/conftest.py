@@ -1,5 +1,6 @@
 """The real thing: `eagleeye up` with a real Triton, started once for all tests of this folder."""
 
+import contextlib
 import os
 import re
 import shutil
@@ -92,8 +93,12 @@ class Platform:
 
     def children(self, name):
         """Descendants whose command line contains `name`."""
-        processes = psutil.Process(self.process.pid).children(recursive=True)
-        return [process for process in processes if name in " ".join(process.cmdline())]
+        found = []
+        for process in psutil.Process(self.process.pid).children(recursive=True):
+            with contextlib.suppress(psutil.Error):  # it has just gone
+                if name in " ".join(process.cmdline()):
+                    found.append(process)
+        return found
 
     def triton_metric(self, name):
         """One of Triton's own counters, summed over models."""
@@ -136,6 +141,21 @@ async def http(platform):
 
 @pytest.fixture
 def models(platform, tmp_path):
-    """A copy of the exported models, for a platform of a test's own."""
+    """A copy of the exported models, for platforms of a test's own."""
     shutil.copytree(platform.folder / "models", tmp_path / "own" / "models")
     return tmp_path / "own"
+
+
+@pytest.fixture
+def start(models):
+    """Starts platforms of a test's own, and sees to it that none outlives the test."""
+    started = []
+
+    def start(**environment):
+        started.append(Platform.start(models, **environment))
+        return started[-1]
+
+    yield start
+    for platform in started:
+        if platform.process.poll() is None:
+            platform.stop()

@@ -43,7 +43,7 @@ async def test_a_body_of_100_mb_is_refused_before_it_has_arrived(platform):
     writer.write(b"POST /v1/detect HTTP/1.1\r\nHost: x\r\nContent-Length: 100000000\r\n\r\n" + bytes(1000))
     async with asyncio.timeout(5):
         head = await reader.readuntil(b"\r\n\r\n")
-    writer.close()
+    writer.transport.abort()
     assert head.startswith(b"HTTP/1.1 413 ")
 
 

@@ -13,7 +13,6 @@ import psutil
 import pytest
 
 from tests.conftest import missing
-from tests.platform.conftest import Platform
 
 
 def test_the_printed_curl_line_finds_defects(platform):
@@ -28,73 +27,86 @@ def test_the_printed_curl_line_finds_defects(platform):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_second_start_does_nothing_twice_and_a_signal_leaves_nothing(models, number):
+def test_a_second_start_does_nothing_twice_and_a_signal_leaves_nothing(start, models, number):
     """The exported model is taken as it is; one signal stops the gateway, Triton and its helpers, with exit code 0."""
     (exported,) = models.glob("models/*/1/model.onnx")
-    before = exported.stat()
-    platform = Platform.start(models).wait_until_ready()
+    before = (exported.stat().st_ino, exported.stat().st_mtime_ns)
+    platform = start().wait_until_ready()
     assert platform.children("tritonserver")
     assert platform.children("triton_python_backend_stub")
     assert platform.children("gateway")
 
     assert platform.stop(number) == (0, [])
-    assert exported.stat() == before
+    assert (exported.stat().st_ino, exported.stat().st_mtime_ns) == before
     assert [path.name for path in exported.parent.parent.iterdir() if path.is_dir()] == ["1"]
 
 
-def test_a_killed_parent_takes_its_children_along(models):
+def test_a_killed_parent_takes_its_children_along(start):
     """Even SIGKILL, which nobody can handle, leaves no Triton behind."""
-    platform = Platform.start(models).wait_until_ready()
+    platform = start().wait_until_ready()
     assert platform.stop(signal.SIGKILL) == (-signal.SIGKILL, [])
 
 
-def test_a_signal_while_starting_stops_everything(models):
+def test_a_signal_while_starting_stops_everything(start):
     """Nobody has to wait until it is ready."""
-    platform = Platform.start(models)
+    platform = start()
     while not platform.children("tritonserver"):
         assert platform.process.poll() is None, platform.output
     assert platform.stop(signal.SIGINT) == (0, [])
     assert "Traceback" not in platform.output
 
 
-def test_a_busy_port_is_named_in_one_line(models):
+def test_a_busy_port_is_named_in_one_line(start):
     """The line names the port and the option that moves it; nothing was started."""
     with socket.socket() as holder:
         holder.bind(("127.0.0.1", 0))
         holder.listen()
         port = holder.getsockname()[1]
-        platform = Platform.start(models, EAGLEEYE_TRITON_HTTP_PORT=str(port))
+        platform = start(EAGLEEYE_TRITON_HTTP_PORT=str(port))
         assert platform.process.wait(30) == 1
     (line,) = platform.output.splitlines()
     assert f"port {port} " in line
     assert "--triton-http-port" in line
 
 
-def test_a_misspelt_variable_is_named_in_one_line(models):
+def test_a_misspelt_variable_is_named_in_one_line(start):
     """A setting that would be ignored stops the start."""
-    platform = Platform.start(models, EAGLEEYE_HTTP_PROT="1")
+    platform = start(EAGLEEYE_HTTP_PROT="1")
     assert platform.process.wait(30) == 2
     assert "EAGLEEYE_HTTP_PROT" in platform.output
     assert "did you mean EAGLEEYE_HTTP_PORT?" in platform.output
     assert "Traceback" not in platform.output
 
 
-def test_a_missing_triton_is_named_in_one_line(models):
+def test_a_missing_triton_is_named_in_one_line(start, models):
     """The line says what installs it."""
-    platform = Platform.start(models, EAGLEEYE_TRITON_ENV=str(models / "nothing"))
+    platform = start(EAGLEEYE_TRITON_ENV=str(models / "nothing"))
     assert platform.process.wait(30) == 1
     (line,) = platform.output.splitlines()
     assert "`make up` installs it" in line
 
 
-def test_a_model_that_triton_cannot_load_is_reported(models):
-    """A broken model file ends the start with Triton's reason, not with silence."""
+def test_a_damaged_export_is_replaced(start, models):
+    """A model file that is not what was exported is noticed at the next start, and published anew."""
     (exported,) = models.glob("models/*/1/model.onnx")
     exported.write_bytes(b"garbage")
-    platform = Platform.start(models, EAGLEEYE_READY_TIMEOUT_SECONDS="15")
-    assert platform.process.wait(90) == 1
-    assert "not ready" in platform.output
-    assert "model.onnx" in platform.output
+    platform = start().wait_until_ready()
+    assert platform.stop() == (0, [])
+    assert "published         version 2" in platform.output
+
+
+def test_a_model_that_triton_cannot_load_is_reported(start, models):
+    """Somebody's own broken model ends the start with Triton's reason, not with silence; nothing is left running."""
+    (shipped,) = models.glob("models/damoyolo_ns_deeppcb")
+    shipped = shipped.rename(shipped.with_name("own"))
+    config = shipped / "config.pbtxt"
+    config.write_text(config.read_text().replace("damoyolo_ns_deeppcb", "own"))
+    (shipped / "1" / "model.onnx").write_bytes(b"garbage")
+    platform = start()
+    assert platform.process.wait(60) == 1
+    last = platform.output.splitlines()[-1]
+    assert "could not load any model: own: " in last
+    assert "model.onnx" in last
     assert "Traceback" not in platform.output
 
 
