@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: up test lint format clean help
+.PHONY: up test lint bench format clean help
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -18,6 +18,9 @@ lint: .venv/.done  ## ruff's rules and format, mypy's strict types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+bench: .venv/.done  ## what serving costs; needs `make up` in another terminal, and a quiet machine
+	$(BIN)/python loadtest/overhead.py
 
 format: .venv/.done  ## let ruff format the code and mend what it can
 	$(BIN)/ruff check --fix .

@@ -82,7 +82,8 @@ class Child:
             with contextlib.suppress(ProcessLookupError):
                 process.terminate()
             try:
-                await asyncio.wait_for(process.wait(), self.stop_seconds)
+                async with asyncio.timeout(self.stop_seconds):
+                    await process.wait()
             except TimeoutError:
                 self.report(f"{self.name} did not stop within {self.stop_seconds:g} s and is killed")
         with contextlib.suppress(ProcessLookupError):

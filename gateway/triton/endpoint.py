@@ -125,8 +125,10 @@ class Endpoint:
 
     async def _watch(self) -> None:
         while True:
+            # not `wait_for`: in Python 3.11 it loses a cancellation that comes together with the event
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._probe_now.wait(), _PROBE_INTERVAL_SECONDS)
+                async with asyncio.timeout(_PROBE_INTERVAL_SECONDS):
+                    await self._probe_now.wait()
             self._probe_now.clear()
             await self._probe()
 

@@ -1,0 +1,325 @@
+"""Triton's model repository: a model's config, and publication that no reader ever sees half done.
+
+Imports neither torch nor onnx, so that `eagleeye up` can tell within milliseconds that a model is already there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import re
+import shutil
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2 as pb
+
+from export.contract import INPUT, OPSET, OUTPUTS
+from export.errors import OptionError, RepositoryError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+CONFIG_FILE: Final = "config.pbtxt"
+MODEL_FILE: Final = "model.onnx"
+
+NAME: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,127}")
+"""Model names that are safe as file names, in URLs and in metric labels."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelDescription:
+    """All that a config says about a model."""
+
+    name: str
+    variant: str
+    labels: tuple[str, ...]
+    size: int
+    """Side of the square input, in pixels."""
+    candidates: int
+    """K: pairs that the graph returns for an image."""
+    max_batch_size: int
+    instances: int
+    queue_delay_microseconds: int
+    score_threshold: float
+    """What the gateway uses where a caller names none."""
+    iou_threshold: float
+    map50_95: float | None
+    checkpoint_sha256: str
+    exporter_version: str
+    export_key: str
+    """Digest of everything that decides what `model.onnx` holds."""
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedModel:
+    """A model as it lies in a repository."""
+
+    directory: Path
+    config: Any  # pb.ModelConfig
+    version: int
+    """The newest; 0 where there is none."""
+
+    def parameter(self, key: str) -> str:
+        """A parameter of the config; empty where it has none of that name."""
+        return str(self.config.parameters[key].string_value) if key in self.config.parameters else ""
+
+    @property
+    def model_file(self) -> Path:
+        """The newest version's graph."""
+        return self.directory / str(self.version) / MODEL_FILE
+
+    def holds(self, export_key: str) -> bool:
+        """Whether the newest version is, byte for byte, what an export with this key published."""
+        return (
+            self.parameter("export_key") == export_key
+            and self.model_file.is_file()
+            and self.parameter("model_sha256") == file_sha256(self.model_file)
+        )
+
+
+def validate_name(name: str) -> None:
+    """Require a model name that is safe as a file name.
+
+    Raises:
+        OptionError: it is not.
+    """
+    if not NAME.fullmatch(name):
+        raise OptionError(f"the model name {name!r} must be letters, digits, '_', '-' and '.', and not begin with '.'")
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's content, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+# ----------------------------------------------------------------------------------------------------------- config
+
+
+def model_config(model: ModelDescription, model_sha256: str) -> Any:
+    """The `ModelConfig` message for Triton and, in its parameters, for the gateway."""
+    config = pb.ModelConfig(name=model.name, backend="onnxruntime", max_batch_size=model.max_batch_size)
+    config.input.add(name=INPUT, data_type=pb.TYPE_UINT8, dims=[model.size, model.size, 3])
+    boxes, scores, class_ids = OUTPUTS
+    config.output.add(name=boxes, data_type=pb.TYPE_FP32, dims=[model.candidates, 4])
+    config.output.add(name=scores, data_type=pb.TYPE_FP32, dims=[model.candidates])
+    config.output.add(name=class_ids, data_type=pb.TYPE_INT32, dims=[model.candidates])
+    config.dynamic_batching.max_queue_delay_microseconds = model.queue_delay_microseconds
+    config.instance_group.add(count=model.instances)  # no kind: on the GPU where there is one, else on the CPU
+    config.version_policy.latest.num_versions = 1  # a new version replaces the old one, without a restart
+    for batch_size in sorted({1, model.max_batch_size}):
+        config.model_warmup.append(_warmup(model.size, batch_size))
+    for key, value in _parameters(model, model_sha256).items():
+        config.parameters[key].string_value = value
+    return config
+
+
+def _warmup(size: int, batch_size: int) -> Any:
+    """A request before readiness: the first run of a batch size allocates, and on GPUs picks kernels."""
+    sample = pb.ModelWarmup(name=f"batch of {batch_size}", batch_size=batch_size)
+    sample.inputs[INPUT].CopyFrom(
+        pb.ModelWarmup.Input(data_type=pb.TYPE_UINT8, dims=[size, size, 3], zero_data=True),
+    )
+    return sample
+
+
+def _parameters(model: ModelDescription, model_sha256: str) -> dict[str, str]:
+    parameters = {
+        "labels": json.dumps(model.labels, ensure_ascii=False),
+        "resize": "stretch",
+        "variant": model.variant,
+        "precision": "fp32",
+        "opset": str(OPSET),
+        "score_threshold": str(model.score_threshold),
+        "iou_threshold": str(model.iou_threshold),
+        "checkpoint_sha256": model.checkpoint_sha256,
+        "model_sha256": model_sha256,
+        "exporter_version": model.exporter_version,
+        "export_key": model.export_key,
+    }
+    if model.map50_95 is not None:
+        parameters["map50_95"] = str(model.map50_95)
+    return parameters
+
+
+def _interface(config: Any) -> dict[str, Any]:
+    """What all versions of a model have in common: callers rely on it, and they name no version."""
+
+    def tensor(entry: Any) -> tuple[str, int, tuple[int, ...]]:
+        return entry.name, entry.data_type, tuple(entry.dims)
+
+    return {
+        "labels": config.parameters["labels"].string_value if "labels" in config.parameters else "",
+        "input": [tensor(entry) for entry in config.input],
+        "outputs": [tensor(entry) for entry in config.output],
+    }
+
+
+# ------------------------------------------------------------------------------------------------------ publication
+
+
+def find_published(repository: Path, name: str) -> PublishedModel | None:
+    """The model of that name, or None.
+
+    Raises:
+        RepositoryError: something of that name is there, but it is no model with a readable config.
+    """
+    directory = repository / name
+    if not os.path.lexists(directory):
+        return None
+    try:
+        config = text_format.Parse((directory / CONFIG_FILE).read_text(encoding="utf-8"), pb.ModelConfig())
+    except (OSError, ValueError, text_format.ParseError) as error:
+        raise RepositoryError(
+            f"{directory} is in the way: it has no readable {CONFIG_FILE}. Remove it, or choose another name"
+        ) from error
+    versions = [int(entry.name) for entry in directory.iterdir() if re.fullmatch(r"[1-9][0-9]*", entry.name)]
+    return PublishedModel(directory, config, max(versions, default=0))
+
+
+def require_same_interface(published: PublishedModel, config: Any) -> None:
+    """Require that `config` describes another version of the published model, not another model.
+
+    Raises:
+        RepositoryError: labels, input or outputs differ.
+    """
+    old, new = _interface(published.config), _interface(config)
+    differing = [key for key in new if old[key] != new[key]]
+    if differing:
+        raise RepositoryError(
+            f"{published.directory} serves a model with other {' and '.join(differing)}, and its callers would not "
+            "expect the change. Choose another name, or remove that directory first"
+        )
+
+
+def publish(repository: Path, config: Any, model: bytes) -> PublishedModel:
+    """Add a model, or the next version of one. It appears complete or not at all, whenever the process dies.
+
+    Args:
+        repository: created if need be.
+        config: the `ModelConfig`; its name is the model's.
+        model: content of `model.onnx`.
+
+    Raises:
+        RepositoryError: the repository cannot be written, or holds a model of that name with another interface.
+    """
+    with _staging(repository) as staging:
+        published = find_published(repository, config.name)
+        if published is None:
+            return _publish_first(repository, staging, config, model)
+        require_same_interface(published, config)
+        return _publish_next(published, staging, config, model)
+
+
+def replace_config(published: PublishedModel, config: Any) -> PublishedModel:
+    """Give a published model another config, in one step.
+
+    Raises:
+        RepositoryError: the repository cannot be written.
+    """
+    with _staging(published.directory.parent) as staging:
+        _replace_config(published.directory, staging, config)
+    return PublishedModel(published.directory, config, published.version)
+
+
+def _publish_first(repository: Path, staging: Path, config: Any, model: bytes) -> PublishedModel:
+    staged = staging / "model"
+    (staged / "1").mkdir(parents=True)
+    _write(staged / "1" / MODEL_FILE, model)
+    _write(staged / CONFIG_FILE, _as_text(config))
+    _rename(staged, repository / config.name)
+    return PublishedModel(repository / config.name, config, 1)
+
+
+def _publish_next(published: PublishedModel, staging: Path, config: Any, model: bytes) -> PublishedModel:
+    staged, version = staging / "version", published.version + 1
+    staged.mkdir()
+    _write(staged / MODEL_FILE, model)
+    _rename(staged, published.directory / str(version))
+    # Dying here leaves the new version under the old config: it serves, and the next export publishes once more.
+    _replace_config(published.directory, staging, config)
+    return PublishedModel(published.directory, config, version)
+
+
+def _replace_config(directory: Path, staging: Path, config: Any) -> None:
+    _write(staging / CONFIG_FILE, _as_text(config))
+    _rename(staging / CONFIG_FILE, directory / CONFIG_FILE)
+
+
+@contextlib.contextmanager
+def _staging(repository: Path) -> Iterator[Path]:
+    """An empty directory on the repository's file system, for the one process that may publish at this moment.
+
+    It stands beside the repository, as Triton takes every directory inside for a model, even a hidden one, and does not
+    start if one holds no version. Only where a rename from there or writing there is impossible it stands inside.
+    """
+    try:
+        repository.mkdir(parents=True, exist_ok=True)
+        with _exclusive(repository):
+            beside, inside = _staging_places(repository.resolve())
+            for abandoned in (beside, inside):  # by a process that died: whoever lives would hold the lock
+                if abandoned.exists():
+                    shutil.rmtree(abandoned)
+            staging = beside if _can_stage(beside, repository) else inside
+            staging.mkdir()  # not by tempfile, whose directories only their owner may read
+            try:
+                yield staging
+            finally:
+                shutil.rmtree(staging)
+    except OSError as error:
+        raise RepositoryError(f"cannot write the model repository {repository}: {error.strerror or error}") from error
+
+
+def _staging_places(repository: Path) -> tuple[Path, Path]:
+    return repository.parent / f".{repository.name}.staging", repository / ".staging"
+
+
+def _can_stage(place: Path, repository: Path) -> bool:
+    """Whether a directory there could be made, and moved into the repository by a rename."""
+    return os.access(place.parent, os.W_OK) and place.parent.stat().st_dev == repository.stat().st_dev
+
+
+@contextlib.contextmanager
+def _exclusive(directory: Path) -> Iterator[None]:
+    """Wait for, then hold, the lock of a directory. The kernel lets go of it however the process ends."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _as_text(config: Any) -> bytes:
+    text: str = text_format.MessageToString(config, as_utf8=True)
+    return text.encode()
+
+
+def _write(path: Path, content: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _rename(staged: Path, target: Path) -> None:
+    """Move into place, so that it is there also after a power cut."""
+    for directory in [staged, *staged.rglob("*")]:
+        if directory.is_dir():
+            _sync(directory)
+    staged.rename(target)
+    _sync(target.parent)
+
+
+def _sync(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
