@@ -2,8 +2,8 @@
 
 Exporter: torch's TorchScript one. Tried beside it, with torch 2.13: the exporter over `torch.export`. Its graph has the
 same operators and runs at the same speed, but it needs two more packages (onnxscript, onnx-ir), takes 8 s for Ns where
-this one takes 1 s, and writes the machine's source paths into every node. torch calls this one deprecated: the day it
-goes, `dynamo=True` is the successor, and nothing after the call depends on which it was.
+this one takes 1 s, and attaches metadata to every node. torch calls this one deprecated: the day it goes, `dynamo=True`
+is the successor, and nothing after the call depends on which it was.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""The gateway: images in over REST, detections out, Triton behind it."""
+"""The gateway: images in over REST or gRPC, detections out, Triton behind it."""

@@ -16,7 +16,7 @@ from gateway.settings import Settings
 @click.command(context_settings={"max_content_width": 120})
 @options(Settings)
 def gateway(**values: object) -> None:
-    """Serve detections over REST: decode, resize, ask Triton, NMS, answer.
+    """Serve detections over REST and gRPC: decode, resize, ask Triton, NMS, answer.
 
     Every option can also be set by its environment variable. SIGINT and SIGTERM let requests finish, then stop.
     """
@@ -26,7 +26,7 @@ def gateway(**values: object) -> None:
     try:
         asyncio.run(_serve_until_signal(settings))
     except OSError as error:
-        raise click.ClickException(f"can't listen on {settings.http_host}:{settings.http_port}: {error}") from error
+        raise click.ClickException(f"can't listen: {error}") from error
 
 
 async def _serve_until_signal(settings: Settings) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import uuid
+from typing import TYPE_CHECKING, Final
 
 import structlog
 
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
 
 OK = "ok"
 """The `code` of a request that was answered as asked; any other is the stable code of an error."""
+
+_MAX_REQUEST_ID_CHARACTERS: Final = 128
 
 _log = structlog.get_logger()
 
@@ -54,3 +57,10 @@ class Observer:
             self._metrics.requests.labels(self._face, fields.get("model", ""), code).inc()
         log = _log.warning if is_failure else _log.info
         log("request", face=self._face, code=code, latency_ms=round(seconds * 1e3, 3), **fields)
+
+
+def fit_request_id(given: str) -> str:
+    """The caller's own id if it is fit to be logged and sent back, or else a new one."""
+    if 0 < len(given) <= _MAX_REQUEST_ID_CHARACTERS and given.isascii() and given.isprintable():
+        return given
+    return uuid.uuid4().hex

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -14,10 +15,10 @@ from gateway.image import ImageLimits
 from gateway.metrics import Metrics
 from gateway.observer import Observer
 from gateway.rest.app import RestFace
+from gateway.rpc import RpcFace, serving_rpc
 from gateway.triton.endpoint import Endpoint
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import AsyncIterator
 
     from gateway.settings import Settings
@@ -29,7 +30,7 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
     """Serve until `stop` is set, then let requests finish, for `settings.drain_seconds` at most.
 
     Raises:
-        OSError: the port can't be had.
+        OSError: a port can't be had.
     """
     metrics = Metrics()
     limits = ImageLimits(settings.max_image_bytes, settings.max_image_pixels)
@@ -37,7 +38,16 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
         triton = await stack.enter_async_context(Endpoint(settings.triton_url, metrics))
         admission = Admission(settings.max_inflight)
         detector = await stack.enter_async_context(Detector(triton, limits, admission, metrics, settings.pixel_threads))
-        face = RestFace(
+        rpc = RpcFace(
+            detector=detector,
+            models=lambda: triton.models,
+            find=triton.find,
+            metrics=metrics,
+            observer=Observer(metrics, "grpc"),
+            limits=limits,
+            timeout_seconds=settings.timeout_seconds,
+        )
+        rest = RestFace(
             detector=detector,
             models=lambda: triton.models,
             metrics=metrics,
@@ -46,13 +56,23 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
             upload_timeout_seconds=settings.upload_timeout_seconds,
             timeout_seconds=settings.timeout_seconds,
         )
-        await stack.enter_async_context(_listening(face, settings))
+        faces = (AsyncExitStack(), AsyncExitStack())
+        stack.push_async_callback(_close_together, faces)
+        await faces[0].enter_async_context(
+            serving_rpc(rpc, host=settings.grpc_host, port=settings.grpc_port, drain_seconds=settings.drain_seconds)
+        )
+        await faces[1].enter_async_context(_serving_rest(rest, settings))
         await stop.wait()
         _log.info("stopping", drain_seconds=settings.drain_seconds)
 
 
+async def _close_together(faces: tuple[AsyncExitStack, ...]) -> None:
+    """Both faces stop accepting at once and share the time to drain; what they stand on closes after them."""
+    await asyncio.gather(*(face.aclose() for face in faces))
+
+
 @asynccontextmanager
-async def _listening(face: RestFace, settings: Settings) -> AsyncIterator[None]:
+async def _serving_rest(face: RestFace, settings: Settings) -> AsyncIterator[None]:
     """The REST face on its port. A caller that leaves cancels its handler, and with it the call to Triton."""
     runner = web.AppRunner(
         face.application(),

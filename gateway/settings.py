@@ -20,6 +20,8 @@ class Settings:
 
     http_host: str = setting("127.0.0.1", click.STRING, "Address on which the REST face listens.")
     http_port: int = setting(8080, PORT, "TCP port of the REST face; 0 takes a free one.")
+    grpc_host: str = setting("127.0.0.1", click.STRING, "Address on which the gRPC face listens.")
+    grpc_port: int = setting(8081, PORT, "TCP port of the gRPC face; 0 takes a free one.")
     triton_url: str = setting("127.0.0.1:8001", click.STRING, "host:port of Triton's gRPC service.")
     max_image_bytes: int = setting(20_000_000, _POSITIVE, "Most bytes of one encoded image.")
     max_image_pixels: int = setting(50_000_000, _POSITIVE, "Most pixels (width x height) of one image.")

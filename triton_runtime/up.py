@@ -43,6 +43,8 @@ class UpSettings:
 
     http_host: str = setting("127.0.0.1", click.STRING, "Address on which the gateway's REST face listens.")
     http_port: int = setting(8080, _PORT, "TCP port of the gateway's REST face.")
+    grpc_host: str = setting("127.0.0.1", click.STRING, "Address on which the gateway's gRPC face listens.")
+    grpc_port: int = setting(8081, _PORT, "TCP port of the gateway's gRPC face.")
     triton_http_port: int = setting(8000, _PORT, "TCP port of Triton's HTTP service.")
     triton_grpc_port: int = setting(8001, _PORT, "TCP port of Triton's gRPC service.")
     triton_metrics_port: int = setting(8002, _PORT, "TCP port of Triton's metrics.")
@@ -85,6 +87,7 @@ def _check_ports(settings: UpSettings) -> None:
         click.ClickException: one is; the message names the option that moves it.
     """
     names = [name for name in UpSettings.__dataclass_fields__ if name.endswith("_port")]
+    hosts = {"http_port": settings.http_host, "grpc_port": settings.grpc_host}
     owners: dict[int, str] = {}
     for name in names:
         port: int = getattr(settings, name)
@@ -95,7 +98,7 @@ def _check_ports(settings: UpSettings) -> None:
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
-                probe.bind((settings.http_host if name == "http_port" else _HOST, port))
+                probe.bind((hosts.get(name, _HOST), port))
             except OSError as error:
                 raise click.ClickException(
                     f"port {port} can't be used ({error.strerror}); choose another with {option} "
@@ -169,6 +172,8 @@ def _gateway(settings: UpSettings) -> Child:
     told = {
         "http-host": settings.http_host,
         "http-port": settings.http_port,
+        "grpc-host": settings.grpc_host,
+        "grpc-port": settings.grpc_port,
         "triton-url": f"{_HOST}:{settings.triton_grpc_port}",
         "drain-seconds": settings.drain_seconds,
     }
@@ -196,7 +201,10 @@ async def _run(triton: Child, gateway: Child, settings: UpSettings, picture: Pat
         async with _kept_running(triton), _kept_running(gateway):
             _say("starting Triton and the gateway")
             await _until_ready(base_url, [triton, gateway], settings)
-            _say(f"ready after {time.monotonic() - start:.1f} s. Try it from another terminal:\n")
+            _say(
+                f"ready after {time.monotonic() - start:.1f} s; gRPC on {settings.grpc_host}:{settings.grpc_port}. "
+                "Try it from another terminal:\n"
+            )
             click.echo(f"    curl --data-binary @{picture} {base_url}/v1/detect\n")
             await asyncio.Event().wait()
     _say("stopped")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -13,7 +12,7 @@ from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from gateway.errors import GatewayError, ModelNotFound
-from gateway.observer import OK
+from gateway.observer import OK, fit_request_id
 from gateway.rest import body, problems, query
 
 if TYPE_CHECKING:
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
 
 _REQUEST_ID_HEADER: Final = "X-Request-Id"
 _PROBES: Final = frozenset({"/healthz", "/readyz", "/metrics"})  # asked every few seconds, and not worth a log line
-_MAX_REQUEST_ID_CHARACTERS: Final = 128
 _REQUEST_ID: Final = web.RequestKey("request_id", str)
 _EVENT: Final = web.RequestKey("event", dict[str, object])  # what a handler adds to the log line
 
@@ -108,7 +106,7 @@ class RestFace:
     ) -> web.StreamResponse:
         """Give each request an id, turn errors into problem documents, and let the observer count and log it."""
         start = time.perf_counter()
-        request_id = request[_REQUEST_ID] = _request_id(request)
+        request_id = request[_REQUEST_ID] = fit_request_id(request.headers.get(_REQUEST_ID_HEADER, ""))
         event = request[_EVENT] = {}
         response, code = await self._answer_or_problem(request, handler, request_id)
         response.headers[_REQUEST_ID_HEADER] = request_id
@@ -154,14 +152,6 @@ class RestFace:
             _log.exception("unexpected error", request_id=request_id)
             detail = "an unexpected error happened; the log has it under the request id"
             return problems.problem(500, "internal", detail, request_id), "internal"
-
-
-def _request_id(request: web.Request) -> str:
-    """The caller's own id if it is fit to be logged and sent back, or else a new one."""
-    given = request.headers.get(_REQUEST_ID_HEADER, "")
-    if 0 < len(given) <= _MAX_REQUEST_ID_CHARACTERS and given.isascii() and given.isprintable():
-        return given
-    return uuid.uuid4().hex
 
 
 def _answer(result: Result) -> dict[str, Any]:

@@ -48,7 +48,7 @@ def test_help_needs_no_torch():
         assert option.opts[0] in done.stdout
         assert option.help
     text = " ".join(done.stdout.split())
-    for default in (1000, 16, 2, 2000, 0.4):
+    for default in (1000, 16, 2, 0, 0.4):
         assert f"[default: {default};" in text
     for variant in VARIANTS.values():
         assert f"{variant.name} {variant.input_size}" in text

@@ -1,11 +1,13 @@
-"""A gateway without Triton: the real core and the real REST face over a fake predictor."""
+"""A gateway without Triton: the real core and the real faces over a fake predictor."""
 
 import io
 
+import grpc
 import numpy as np
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
 from PIL import Image
+from tritonclient.grpc import service_pb2_grpc
 
 from gateway.admission import Admission
 from gateway.detector import Detector
@@ -13,6 +15,7 @@ from gateway.image import ImageLimits
 from gateway.metrics import Metrics
 from gateway.observer import Observer
 from gateway.rest.app import RestFace
+from gateway.rpc import RpcFace, serving_rpc
 from tests.fakes import FakePredictor
 
 LIMITS = ImageLimits(max_bytes=100_000, max_pixels=1_000_000)
@@ -57,3 +60,32 @@ async def rest(detector, predictor, metrics):
     server = TestServer(face.application(), handler_cancellation=True)
     async with TestClient(server) as client:
         yield client
+
+
+@pytest.fixture
+def rpc_face(detector, predictor, metrics):
+    return RpcFace(
+        detector=detector,
+        models=lambda: predictor.models,
+        find=predictor.find,
+        metrics=metrics,
+        observer=Observer(metrics, "grpc"),
+        limits=LIMITS,
+        timeout_seconds=5,
+    )
+
+
+@pytest.fixture
+async def channel(rpc_face):
+    """A gRPC channel to a real server on a free port."""
+    async with (
+        serving_rpc(rpc_face, host="127.0.0.1", port=0, drain_seconds=5) as port,
+        grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel,
+    ):
+        yield channel
+
+
+@pytest.fixture
+def rpc(channel):
+    """The inference service's stub."""
+    return service_pb2_grpc.GRPCInferenceServiceStub(channel)

@@ -129,7 +129,7 @@ async def test_a_stalled_upload_is_cut_off(rest):
     writer.write(b"POST /v1/detect HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nabc")
     async with asyncio.timeout(5):
         answer = await reader.readuntil(b"\r\n\r\n")
-    writer.close()
+    writer.transport.abort()
     assert answer.startswith(b"HTTP/1.1 408 ")
 
 

@@ -21,7 +21,7 @@ import pytest
 from tests.conftest import REPOSITORY
 
 READY_SECONDS = 180
-PORT_SETTINGS = ("http", "triton_http", "triton_grpc", "triton_metrics")
+PORT_SETTINGS = ("http", "grpc", "triton_http", "triton_grpc", "triton_metrics")
 
 
 def free_ports(count):

@@ -118,7 +118,9 @@ def test_the_gateway_alone_starts_without_triton_and_stops_on_a_signal(tmp_path)
     assert bad.returncode == 2
     assert "--http-port" in bad.stderr
     with (tmp_path / "log").open("wb") as log:
-        process = subprocess.Popen([sys.executable, "-m", "gateway", "--http-port", "0"], stdout=log, stderr=log)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "gateway", "--http-port", "0", "--grpc-port", "0"], stdout=log, stderr=log
+        )
     log_path = tmp_path / "log"
     while b"listening" not in log_path.read_bytes():
         assert process.poll() is None, log_path.read_text()

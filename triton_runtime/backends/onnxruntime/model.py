@@ -35,24 +35,31 @@ class TritonPythonModel:
         self._session = onnxruntime.InferenceSession(path, _session_options(config), providers=["CPUExecutionProvider"])
 
     def execute(self, requests: list[pb_utils.InferenceRequest]) -> list[pb_utils.InferenceResponse]:
-        """Join the requests along the batch axis, run the network once, and split its outputs."""
+        """Answer each request of a batch. An error is the answer of its own request only."""
+        return [self._answer(request) for request in requests]
+
+    def _answer(self, request: pb_utils.InferenceRequest) -> pb_utils.InferenceResponse:
         try:
-            inputs = [[_to_numpy(request, name) for name in self._input_names] for request in requests]
-            sizes = [len(arrays[0]) for arrays in inputs]
-            joined = [arrays[0] if len(arrays) == 1 else np.concatenate(arrays) for arrays in zip(*inputs, strict=True)]
-            outputs = self._session.run(self._output_names, dict(zip(self._input_names, joined, strict=True)))
-        except Exception as error:  # noqa: BLE001 (whatever went wrong, each request must get an answer)
-            return [pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error))) for _ in requests]
-        ends = np.cumsum(sizes)
-        return [
-            pb_utils.InferenceResponse(
-                [
-                    _to_triton(name, output[end - size : end])
-                    for name, output in zip(self._output_names, outputs, strict=True)
-                ]
+            outputs = self._run([_to_numpy(request, name) for name in self._input_names])
+        except Exception as error:  # noqa: BLE001 (whatever went wrong, the request must get an answer)
+            return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error)))
+        tensors = [_to_triton(name, output) for name, output in zip(self._output_names, outputs, strict=True)]
+        return pb_utils.InferenceResponse(tensors)
+
+    def _run(self, inputs: list[NDArray[Any]]) -> list[NDArray[Any]]:
+        """Run the network on one image after the other.
+
+        On a processor a batch saves nothing, it only leaves the caches: DAMO-YOLO-Ns took 12.5 ms an image alone, and
+        16.7 ms in a batch of 16, which also needs 1.4 GB instead of 0.2 GB. Triton still saves its cost per execution.
+        """
+        rows = [
+            self._session.run(
+                self._output_names,
+                {name: array[i : i + 1] for name, array in zip(self._input_names, inputs, strict=True)},
             )
-            for size, end in zip(sizes, ends, strict=True)
+            for i in range(len(inputs[0]))
         ]
+        return rows[0] if len(rows) == 1 else [np.concatenate(column) for column in zip(*rows, strict=True)]
 
 
 def _session_options(config: dict[str, Any]) -> onnxruntime.SessionOptions:

@@ -1,0 +1,267 @@
+"""The gRPC face: the Open Inference Protocol (v2) service as Triton speaks it, health and reflection.
+
+To its callers the gateway is a model that takes encoded images and gives boxes. Calls of the protocol that are not
+here yet answer UNIMPLEMENTED.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any, Final
+
+import grpc
+import structlog
+from grpc_health.v1 import health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+
+from gateway import errors, parameters, rpc_health, rpc_messages
+from gateway.deadline import Deadline
+from gateway.errors import GatewayError
+from gateway.observer import OK, fit_request_id
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+
+    from gateway.detector import Detector, Query, Result
+    from gateway.image import ImageLimits
+    from gateway.metrics import Metrics
+    from gateway.model import Model
+    from gateway.observer import Observer
+
+GRPC_STATUS: Final[dict[type[GatewayError], grpc.StatusCode]] = {
+    errors.InvalidImage: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.InvalidParameter: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.UnsupportedMediaType: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.ImageTooLarge: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.ModelNotFound: grpc.StatusCode.NOT_FOUND,
+    errors.Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    errors.TritonUnavailable: grpc.StatusCode.UNAVAILABLE,
+    errors.DeadlineExceeded: grpc.StatusCode.DEADLINE_EXCEEDED,
+    errors.InvalidPrediction: grpc.StatusCode.INTERNAL,
+}
+_CALLERS_DOING: Final = {
+    grpc.StatusCode.OK,
+    grpc.StatusCode.CANCELLED,
+    grpc.StatusCode.INVALID_ARGUMENT,
+    grpc.StatusCode.NOT_FOUND,
+}
+_SERVICE: Final = service_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
+_IMAGE_ERRORS: Final = (errors.InvalidImage, errors.UnsupportedMediaType, errors.ImageTooLarge)
+_HEADROOM_BYTES: Final = 1_000_000  # for what a message holds beside images
+_MAX_DETAIL_CHARACTERS: Final = 500  # escaped they still fit into the 8 KiB of trailing metadata that a client takes
+_GIVING_UP_SECONDS: Final = 0.1  # a client's clock runs first: it cancels at its deadline, a moment before ours
+
+_log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RpcFace(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]  # generated code has no types
+    """What the calls need: the core, what is served, and the limits of an upload.
+
+    Attributes:
+        detector: the core.
+        models: the detectors that are served now, by name; empty while no Triton serves one.
+        find: the model and version that serve a request, see `gateway.detector.Predictor.find`.
+        metrics: the process's instruments.
+        observer: counts and logs requests.
+        limits: what one upload may cost.
+        timeout_seconds: deadline of a request that names none.
+    """
+
+    detector: Detector
+    models: Callable[[], Mapping[str, Model]]
+    find: Callable[[str | None, int | None], tuple[Model, int]]
+    metrics: Metrics
+    observer: Observer
+    limits: ImageLimits
+    timeout_seconds: float
+
+    async def ServerLive(self, _: Any, __: Any) -> Any:
+        """Whether this process answers."""
+        return service_pb2.ServerLiveResponse(live=True)
+
+    async def ServerReady(self, _: Any, __: Any) -> Any:
+        """Whether at least one detector is served."""
+        return service_pb2.ServerReadyResponse(ready=bool(self.models()))
+
+    async def ServerMetadata(self, _: Any, __: Any) -> Any:
+        """Name and version of this server."""
+        return service_pb2.ServerMetadataResponse(name="eagleeye", version=version("eagleeye"))
+
+    async def ModelReady(self, request: Any, _: Any) -> Any:
+        """Whether the model is served in that version, or in any if none is named."""
+        try:
+            self._find(request)
+        except GatewayError:
+            return service_pb2.ModelReadyResponse(ready=False)
+        return service_pb2.ModelReadyResponse(ready=True)
+
+    async def ModelMetadata(self, request: Any, context: Any) -> Any:
+        """The tensors that a model takes and gives."""
+        async with self._observed(context, "ModelMetadata"):
+            return rpc_messages.metadata_response(self._find(request))
+
+    async def ModelInfer(self, request: Any, context: Any) -> Any:
+        """The detections of one or more images, which are worked on at the same time."""
+        async with self._observed(context, "ModelInfer", request.id) as event:
+            names = rpc_messages.read_outputs(request)
+            images = rpc_messages.read_images(request)
+            query, asked_seconds = rpc_messages.read_parameters(request)
+            results = await self._detect_all(images, query, self._deadline(asked_seconds, context), event)
+            with self.metrics.stage_seconds.labels("encode", results[0].model.name).time():
+                return rpc_messages.infer_response(request.id, results, names)
+
+    def _find(self, request: Any) -> Model:
+        wanted = rpc_messages.read_model(request.name, request.version)
+        model, _ = self.find(wanted.model, wanted.version)
+        return model
+
+    def _deadline(self, asked_seconds: float | None, context: Any) -> Deadline:
+        """The nearer of the parameter's and the call's own; the default if there is neither."""
+        given = (seconds for seconds in (asked_seconds, context.time_remaining()) if seconds is not None)
+        return Deadline.after(min(min(given, default=self.timeout_seconds), parameters.MAX_TIMEOUT_MS / 1e3))
+
+    async def _detect_all(
+        self, images: list[bytes], query: Query, deadline: Deadline, event: dict[str, object]
+    ) -> list[Result]:
+        """The results in the images' order. The first that fails cancels the others and fails the call."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [
+                    group.create_task(self._detect(index, image, query, deadline)) for index, image in enumerate(images)
+                ]
+        except ExceptionGroup as failures:
+            raise failures.exceptions[0] from None
+        results, fields = zip(*(task.result() for task in tasks), strict=True)
+        event |= {"images": len(images)} | (fields[0] if len(images) == 1 else _summary(results, images))
+        return list(results)
+
+    async def _detect(
+        self, index: int, image: bytes, query: Query, deadline: Deadline
+    ) -> tuple[Result, dict[str, object]]:
+        """One image's result and its fields for the log line; an error of the image names its index."""
+        start = time.perf_counter()
+        try:
+            result = await self.detector.detect(image, query, deadline)
+        except _IMAGE_ERRORS as error:
+            error.add_note(f"image {index}")
+            raise
+        return result, self.observer.detected(result, len(image), time.perf_counter() - start)
+
+    @asynccontextmanager
+    async def _observed(self, context: Any, method: str, given_id: str = "") -> AsyncIterator[dict[str, object]]:
+        """Turn errors into statuses, and let the observer count and log the call; yields fields for its log line."""
+        start = time.perf_counter()
+        request_id = fit_request_id(given_id)
+        event: dict[str, object] = {}
+        status, code = grpc.StatusCode.OK, OK
+        try:
+            yield event
+        except asyncio.CancelledError:
+            status, code = grpc.StatusCode.CANCELLED, "cancelled"
+            remaining_seconds = context.time_remaining()
+            if remaining_seconds is not None and remaining_seconds < _GIVING_UP_SECONDS:
+                status, code = grpc.StatusCode.DEADLINE_EXCEEDED, errors.DeadlineExceeded.code
+            raise
+        except Exception as error:  # noqa: BLE001 the last line of defence: what is no `GatewayError` goes to the log
+            status, code, detail = _outcome(error, request_id)
+            await context.abort(status, detail, _trailing_metadata(error, code, request_id))
+        finally:
+            self.observer.finished(
+                code,
+                time.perf_counter() - start,
+                is_detection=method == "ModelInfer",
+                is_failure=status not in _CALLERS_DOING,
+                request_id=request_id,
+                method=method,
+                status=status.name,
+                **event,
+            )
+
+
+class _BuiltCallsOnly(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc has no types
+    """Hides the calls that `RpcFace` inherits: gRPC would log a traceback for each UNIMPLEMENTED that they raise."""
+
+    async def intercept_service(
+        self, continuation: Callable[[Any], Awaitable[Any]], handler_call_details: Any
+    ) -> Any | None:
+        service, _, call = handler_call_details.method.rpartition("/")
+        is_built = service != f"/{_SERVICE}" or call in vars(RpcFace)
+        return await continuation(handler_call_details) if is_built else None
+
+
+@asynccontextmanager
+async def serving_rpc(face: RpcFace, *, host: str, port: int, drain_seconds: float) -> AsyncIterator[int]:
+    """The gRPC face at `host`:`port`, 0 for a free one; yields the port.
+
+    A message may be as large as the largest image, so several images of one call may be that large together. gRPC
+    itself refuses a larger one with RESOURCE_EXHAUSTED before it is held in memory.
+
+    Raises:
+        OSError: the port can't be had.
+    """
+    await _check_address(host, port)
+    health = rpc_health.Health(_SERVICE, lambda: bool(face.models()))
+    server = grpc.aio.server(
+        interceptors=[_BuiltCallsOnly()],
+        options=[
+            ("grpc.max_receive_message_length", face.limits.max_bytes + _HEADROOM_BYTES),
+            ("grpc.so_reuseport", 0),  # two gateways that share a port by accident would share its calls as well
+        ],
+    )
+    service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(face, server)
+    health_pb2_grpc.add_HealthServicer_to_server(health, server)
+    reflection.enable_server_reflection((_SERVICE, rpc_health.SERVICE, reflection.SERVICE_NAME), server)
+    try:
+        port = server.add_insecure_port(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+    except RuntimeError as error:
+        raise OSError(f"gRPC can't use {host}:{port}") from error
+    await server.start()
+    _log.info("listening", face="grpc", address=f"{host}:{port}")
+    try:
+        yield port
+    finally:
+        health.stop()
+        await server.stop(drain_seconds)
+
+
+async def _check_address(host: str, port: int) -> None:
+    """Bind the address for a moment: what is wrong with it Python raises, while gRPC would only log it.
+
+    Raises:
+        OSError: it can't be had.
+    """
+    probe = await asyncio.get_running_loop().create_server(asyncio.Protocol, host, port, start_serving=False)
+    probe.close()
+
+
+def _summary(results: tuple[Result, ...], images: list[bytes]) -> dict[str, object]:
+    """The log line's fields about several images."""
+    return {
+        "model": results[0].model.name,
+        "version": results[0].version,
+        "image_bytes": sum(map(len, images)),
+        "detections": sum(len(result.detections) for result in results),
+    }
+
+
+def _outcome(error: Exception, request_id: str) -> tuple[grpc.StatusCode, str, str]:
+    """Status, stable code and text of a failed call. Only the gateway's own words reach the caller."""
+    if isinstance(error, GatewayError):
+        detail = ": ".join([*getattr(error, "__notes__", ()), str(error)])
+        return GRPC_STATUS[type(error)], error.code, detail[:_MAX_DETAIL_CHARACTERS]
+    _log.error("unexpected error", request_id=request_id, exc_info=error)
+    detail = "an unexpected error happened; the log has it under the request id"
+    return grpc.StatusCode.INTERNAL, "internal", detail
+
+
+def _trailing_metadata(error: Exception, code: str, request_id: str) -> tuple[tuple[str, str], ...]:
+    metadata: tuple[tuple[str, str], ...] = (("eagleeye-code", code), ("x-request-id", request_id))
+    if isinstance(error, errors.Overloaded):
+        metadata += (("retry-after", str(error.retry_after_seconds)),)
+    return metadata
