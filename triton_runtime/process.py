@@ -88,6 +88,7 @@ class Child:
                 self.report(f"{self.name} did not stop within {self.stop_seconds:g} s and is killed")
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)  # what it started and left behind
+        await process.wait()
 
     def tail(self) -> str:
         """The last lines of the log, indented under a line for people; nothing without a log."""

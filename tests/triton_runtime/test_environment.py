@@ -1,0 +1,73 @@
+"""What keeps a local Triton from starting is said before anything starts, in one line that helps."""
+
+import platform
+import sys
+
+import pytest
+
+from tests.conftest import REPOSITORY
+from triton_runtime import environment
+from triton_runtime.environment import TritonEnvironment, UnsupportedMachine
+
+
+@pytest.fixture
+def triton():
+    """Triton's real environment, which `make` sets up."""
+    return TritonEnvironment(REPOSITORY / ".venv-triton")
+
+
+def test_the_real_environment_is_complete(triton):
+    """Nothing to complain about where `make` has been."""
+    triton.check()
+    assert triton.server.is_file()
+
+
+@pytest.mark.parametrize("system, machine", [("Darwin", "arm64"), ("Linux", "aarch64"), ("Windows", "AMD64")])
+def test_another_platform_is_pointed_to_the_container(monkeypatch, triton, system, machine):
+    """The line names the platform and the two things that work everywhere."""
+    monkeypatch.setattr(platform, "system", lambda: system)
+    monkeypatch.setattr(platform, "machine", lambda: machine)
+    with pytest.raises(UnsupportedMachine, match=f"this is {system} {machine}.*container.*--triton-url HOST:PORT"):
+        triton.check()
+
+
+def test_a_missing_server_names_what_installs_it(tmp_path):
+    """An empty folder is no environment."""
+    with pytest.raises(UnsupportedMachine, match="`make up` installs it"):
+        TritonEnvironment(tmp_path).check()
+
+
+def test_backends_are_laid_out_for_triton(triton, tmp_path):
+    """The Python backend with this interpreter's stub, ours beside it, and nothing left of an earlier layout."""
+    (tmp_path / "backends" / "old").mkdir(parents=True)
+    backends = triton.prepare(tmp_path)
+    assert sorted(folder.name for folder in backends.iterdir()) == ["onnxruntime", "python"]
+    assert (backends / "python" / "triton_python_backend_stub").stat().st_mode & 0o100
+    assert (backends / "python" / "libtriton_python.so").is_file()
+    assert (backends / "onnxruntime" / "model.py").is_file()
+
+
+def test_the_stub_finds_its_packages_and_libraries(triton, tmp_path):
+    """The environment's Python comes first in PATH, the wheel's libraries in the library path."""
+    variables = triton.variables(tmp_path)
+    assert variables["PATH"].startswith(f"{triton.root}/bin:")
+    assert variables["LD_LIBRARY_PATH"].split(":")[0].endswith("nvidia_pytriton.libs")
+
+
+def test_a_missing_libpython_that_cannot_be_fetched_names_its_package(monkeypatch, triton, tmp_path):
+    """Without apt, the user must install it; the line says how."""
+    monkeypatch.setattr(environment, "_loads", lambda _: False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    with pytest.raises(UnsupportedMachine, match=f"apt-get install libpython{version}$"):
+        triton.variables(tmp_path)
+
+
+def test_a_libpython_that_was_fetched_before_is_used(monkeypatch, triton, tmp_path):
+    """The second start needs no network."""
+    monkeypatch.setattr(environment, "_loads", lambda _: False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    folder = tmp_path / "libpython" / "usr" / "lib"
+    folder.mkdir(parents=True)
+    (folder / environment._LIBPYTHON).touch()
+    assert triton.variables(tmp_path)["LD_LIBRARY_PATH"].endswith(f":{folder}")
