@@ -14,7 +14,8 @@ from gateway.detector import Detector
 from gateway.image import ImageLimits
 from gateway.metrics import Metrics
 from gateway.observer import Observer
-from gateway.rest.app import RestFace
+from gateway.rest.app import application
+from gateway.rest.face import RestFace
 from gateway.rpc import RpcFace, serving_rpc
 from gateway.triton.endpoint import Endpoint
 
@@ -75,7 +76,7 @@ async def _close_together(faces: tuple[AsyncExitStack, ...]) -> None:
 async def _serving_rest(face: RestFace, settings: Settings) -> AsyncIterator[None]:
     """The REST face on its port. A caller that leaves cancels its handler, and with it the call to Triton."""
     runner = web.AppRunner(
-        face.application(),
+        application(face),
         access_log=None,
         handle_signals=False,
         handler_cancellation=True,

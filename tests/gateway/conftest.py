@@ -14,7 +14,8 @@ from gateway.detector import Detector
 from gateway.image import ImageLimits
 from gateway.metrics import Metrics
 from gateway.observer import Observer
-from gateway.rest.app import RestFace
+from gateway.rest.app import application
+from gateway.rest.face import RestFace
 from gateway.rpc import RpcFace, serving_rpc
 from tests.fakes import FakePredictor
 
@@ -57,7 +58,7 @@ async def rest(detector, predictor, metrics):
         upload_timeout_seconds=1,
         timeout_seconds=5,
     )
-    server = TestServer(face.application(), handler_cancellation=True)
+    server = TestServer(application(face), handler_cancellation=True)
     async with TestClient(server) as client:
         yield client
 

@@ -1,0 +1,59 @@
+"""What all routes of the REST face share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import orjson
+from aiohttp import web
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from gateway.detector import Detector
+    from gateway.image import ImageLimits
+    from gateway.metrics import Metrics
+    from gateway.model import Model
+    from gateway.observer import Observer
+
+Handler = TypeVar("Handler", bound="Callable[..., Any]")
+
+REQUEST_ID: Final = web.RequestKey("request_id", str)
+EVENT: Final = web.RequestKey("event", dict[str, object])
+"""What a handler adds to its request's log line."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RestFace:
+    """What the handlers need: the core, what is served, and the limits of an upload.
+
+    Attributes:
+        detector: the core.
+        models: the detectors that are served now, by name; empty while no Triton serves one.
+        metrics: the process's instruments.
+        observer: counts and logs requests.
+        limits: what one upload may cost.
+        upload_timeout_seconds: longest time for a body to arrive.
+        timeout_seconds: deadline of a request that names none.
+    """
+
+    detector: Detector
+    models: Callable[[], Mapping[str, Model]]
+    metrics: Metrics
+    observer: Observer
+    limits: ImageLimits
+    upload_timeout_seconds: float
+    timeout_seconds: float
+
+
+def detects(handler: Handler) -> Handler:
+    """Mark a handler that is asked about images: its requests are counted."""
+    handler.is_detection = True  # type: ignore[attr-defined]
+    return handler
+
+
+def json_response(content: Mapping[str, Any], status: int = 200) -> web.Response:
+    """NumPy's float32 is written with the digits that tell it apart, and no more."""
+    encoded = orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
+    return web.Response(status=status, body=encoded, content_type="application/json")

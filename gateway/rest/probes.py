@@ -1,0 +1,34 @@
+"""What Kubernetes and Prometheus ask, every few seconds."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from aiohttp import web
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from gateway.rest.face import json_response
+
+if TYPE_CHECKING:
+    from gateway.rest.face import RestFace
+
+PATHS: Final = frozenset({"/healthz", "/readyz", "/metrics"})
+"""Asked too often to be worth a log line."""
+
+
+def routes(face: RestFace) -> list[web.RouteDef]:
+    """Liveness, readiness and metrics."""
+
+    async def healthz(_: web.Request) -> web.Response:
+        return json_response({"status": "alive"})
+
+    async def readyz(_: web.Request) -> web.Response:
+        served = sorted(face.models())
+        if not served:
+            return json_response({"status": "not ready", "reason": "no Triton serves a detector"}, status=503)
+        return json_response({"status": "ready", "models": served})
+
+    async def metrics(_: web.Request) -> web.Response:
+        return web.Response(body=generate_latest(face.metrics.registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    return [web.get("/healthz", healthz), web.get("/readyz", readyz), web.get("/metrics", metrics)]
