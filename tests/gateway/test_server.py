@@ -15,7 +15,8 @@ def test_a_busy_port_is_named_in_one_line(option):
         holder.listen()
         port = holder.getsockname()[1]
         ports = {"--http-port": 0, "--grpc-port": 0} | {option: port}
-        command = [sys.executable, "-m", "gateway", *(f"{name}={value}" for name, value in ports.items())]
+        nowhere = ["--triton-url", "127.0.0.1:1"]
+        command = [sys.executable, "-m", "gateway", *nowhere, *(f"{name}={value}" for name, value in ports.items())]
         ended = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
     (line,) = [line for line in ended.stderr.splitlines() if "listening" not in line]
     assert ended.returncode == 1
