@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 
 import click
@@ -18,7 +19,8 @@ from gateway.settings import Settings
 def gateway(**values: object) -> None:
     """Serve detections over REST and gRPC: decode, resize, ask Triton, NMS, answer.
 
-    Every option can also be set by its environment variable. SIGINT and SIGTERM let requests finish, then stop.
+    Every option can also be set by its environment variable. SIGINT and SIGTERM drain, let requests finish, and stop; a
+    second one stops at once.
     """
     refuse_unknown_environment(Settings)
     settings = Settings(**values)  # type: ignore[arg-type]
@@ -31,8 +33,14 @@ def gateway(**values: object) -> None:
 
 async def _serve_until_signal(settings: Settings) -> None:
     stop = asyncio.Event()
+
+    def on_signal(number: int) -> None:
+        if stop.is_set():
+            os._exit(128 + number)  # whoever signals twice does not want to wait for anything
+        stop.set()
+
     for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        asyncio.get_running_loop().add_signal_handler(number, on_signal, number)
     await serve(settings, stop)
 
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from gateway.detector import Detector, Query, Result
     from gateway.image import ImageLimits
+    from gateway.lifecycle import Lifecycle
     from gateway.metrics import Metrics
     from gateway.model import Model
     from gateway.observer import Observer
@@ -65,6 +66,7 @@ class RpcFace(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mi
 
     Attributes:
         detector: the core.
+        lifecycle: whether this process is ready.
         models: the detectors that are served now, by name; empty while no Triton serves one.
         find: the model and version that serve a request, see `gateway.detector.Predictor.find`.
         metrics: the process's instruments.
@@ -74,6 +76,7 @@ class RpcFace(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mi
     """
 
     detector: Detector
+    lifecycle: Lifecycle
     models: Callable[[], Mapping[str, Model]]
     find: Callable[[str | None, int | None], tuple[Model, int]]
     metrics: Metrics
@@ -87,7 +90,7 @@ class RpcFace(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mi
 
     async def ServerReady(self, _: Any, __: Any) -> Any:
         """Whether at least one detector is served."""
-        return service_pb2.ServerReadyResponse(ready=bool(self.models()))
+        return service_pb2.ServerReadyResponse(ready=self.lifecycle.is_ready)
 
     async def ServerMetadata(self, _: Any, __: Any) -> Any:
         """Name and version of this server."""
@@ -196,7 +199,7 @@ class _BuiltCallsOnly(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc
 
 
 @asynccontextmanager
-async def serving_rpc(face: RpcFace, *, host: str, port: int, drain_seconds: float) -> AsyncIterator[int]:
+async def serving_rpc(face: RpcFace, *, host: str, port: int, grace_seconds: float) -> AsyncIterator[int]:
     """The gRPC face at `host`:`port`, 0 for a free one; yields the port.
 
     A message may be as large as the largest image, so several images of one call may be that large together. gRPC
@@ -206,7 +209,7 @@ async def serving_rpc(face: RpcFace, *, host: str, port: int, drain_seconds: flo
         OSError: the port can't be had.
     """
     await _check_address(host, port)
-    health = rpc_health.Health(_SERVICE, lambda: bool(face.models()))
+    health = rpc_health.Health(_SERVICE, lambda: face.lifecycle.is_ready)
     server = grpc.aio.server(
         interceptors=[_BuiltCallsOnly()],
         options=[
@@ -227,7 +230,7 @@ async def serving_rpc(face: RpcFace, *, host: str, port: int, drain_seconds: flo
         yield port
     finally:
         health.stop()
-        await server.stop(drain_seconds)
+        await server.stop(grace_seconds)
 
 
 async def _check_address(host: str, port: int) -> None:

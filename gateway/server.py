@@ -12,6 +12,7 @@ from aiohttp import web
 from gateway.admission import Admission
 from gateway.detector import Detector
 from gateway.image import ImageLimits
+from gateway.lifecycle import Lifecycle
 from gateway.metrics import Metrics
 from gateway.observer import Observer
 from gateway.rest.app import application
@@ -28,7 +29,7 @@ _log = structlog.get_logger()
 
 
 async def serve(settings: Settings, stop: asyncio.Event) -> None:
-    """Serve until `stop` is set, then let requests finish, for `settings.drain_seconds` at most.
+    """Serve until `stop` is set; then stop being ready, drain, stop accepting, and let requests finish.
 
     Raises:
         OSError: a port can't be had.
@@ -37,10 +38,12 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
     limits = ImageLimits(settings.max_image_bytes, settings.max_image_pixels)
     async with AsyncExitStack() as stack:
         triton = await stack.enter_async_context(Endpoint(settings.triton_url, metrics))
+        lifecycle = Lifecycle(lambda: bool(triton.models))
         admission = Admission(settings.max_inflight)
         detector = await stack.enter_async_context(Detector(triton, limits, admission, metrics, settings.pixel_threads))
         rpc = RpcFace(
             detector=detector,
+            lifecycle=lifecycle,
             models=lambda: triton.models,
             find=triton.find,
             metrics=metrics,
@@ -50,6 +53,7 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
         )
         rest = RestFace(
             detector=detector,
+            lifecycle=lifecycle,
             models=lambda: triton.models,
             metrics=metrics,
             observer=Observer(metrics, "rest"),
@@ -60,15 +64,18 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
         faces = (AsyncExitStack(), AsyncExitStack())
         stack.push_async_callback(_close_together, faces)
         await faces[0].enter_async_context(
-            serving_rpc(rpc, host=settings.grpc_host, port=settings.grpc_port, drain_seconds=settings.drain_seconds)
+            serving_rpc(rpc, host=settings.grpc_host, port=settings.grpc_port, grace_seconds=settings.grace_seconds)
         )
         await faces[1].enter_async_context(_serving_rest(rest, settings))
         await stop.wait()
-        _log.info("stopping", drain_seconds=settings.drain_seconds)
+        _log.info("draining", drain_seconds=settings.drain_seconds)
+        lifecycle.drain()
+        await asyncio.sleep(settings.drain_seconds)
+        _log.info("stopping", grace_seconds=settings.grace_seconds)
 
 
 async def _close_together(faces: tuple[AsyncExitStack, ...]) -> None:
-    """Both faces stop accepting at once and share the time to drain; what they stand on closes after them."""
+    """Both faces stop accepting at once and share the time of grace; what they stand on closes after them."""
     await asyncio.gather(*(face.aclose() for face in faces))
 
 
@@ -80,7 +87,7 @@ async def _serving_rest(face: RestFace, settings: Settings) -> AsyncIterator[Non
         access_log=None,
         handle_signals=False,
         handler_cancellation=True,
-        shutdown_timeout=settings.drain_seconds,
+        shutdown_timeout=settings.grace_seconds,
     )
     await runner.setup()
     try:

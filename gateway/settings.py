@@ -31,7 +31,12 @@ class Settings:
     )
     timeout_seconds: float = setting(10.0, _SECONDS, "Deadline of a request that names none, in seconds.")
     upload_timeout_seconds: float = setting(30.0, _SECONDS, "Longest time for a request's body to arrive, in seconds.")
-    drain_seconds: float = setting(10.0, _SECONDS, "Time that requests get to finish on shutdown, in seconds.")
+    drain_seconds: float = setting(
+        5.0,
+        click.FloatRange(min=0),
+        "Time on shutdown in which /readyz is 503 and requests are still taken, for balancers to notice; in seconds.",
+    )
+    grace_seconds: float = setting(10.0, _SECONDS, "Time that requests then get to finish, in seconds.")
     log_format: str = setting(
         "auto", click.Choice(["auto", "json", "text"]), "Form of log lines; auto: text on a terminal, else JSON."
     )

@@ -52,7 +52,7 @@ class UpSettings:
         Path("model_repository"), _FOLDER, "Folder of the models; an empty one gets the shipped model."
     )
     triton_env: Path = setting(Path(".venv-triton"), _FOLDER, "Virtual environment that holds nvidia-pytriton.")
-    drain_seconds: float = setting(10.0, _SECONDS, "Time that requests get to finish on shutdown, in seconds.")
+    grace_seconds: float = setting(10.0, _SECONDS, "Time that requests get to finish on shutdown, in seconds.")
     ready_timeout_seconds: float = setting(120.0, _SECONDS, "Longest time for everything to be ready, in seconds.")
     state_directory: Path = setting(Path(".eagleeye"), _FOLDER, "Folder for Triton's log and other files of this run.")
 
@@ -175,7 +175,8 @@ def _gateway(settings: UpSettings) -> Child:
         "grpc-host": settings.grpc_host,
         "grpc-port": settings.grpc_port,
         "triton-url": f"{_HOST}:{settings.triton_grpc_port}",
-        "drain-seconds": settings.drain_seconds,
+        "drain-seconds": 0,  # no balancer is here that would have to notice
+        "grace-seconds": settings.grace_seconds,
     }
     command = [sys.executable, "-m", "gateway", *(f"--{name}={value}" for name, value in told.items())]
     return Child(
@@ -183,7 +184,7 @@ def _gateway(settings: UpSettings) -> Child:
         command=command,
         environment={name: value for name, value in os.environ.items() if name not in ours},
         log=None,
-        stop_seconds=settings.drain_seconds + 5,
+        stop_seconds=settings.grace_seconds + 5,
         report=_say,
     )
 

@@ -44,6 +44,8 @@ def _observing(face: RestFace) -> Callable[..., Awaitable[web.StreamResponse]]:
         response, code = await _answer_or_problem(face, request, handler)
         response.headers[_REQUEST_ID_HEADER] = request_id
         response.headers["Cache-Control"] = "no-store"
+        if face.lifecycle.is_draining:
+            response.force_close()  # the caller's next request shall find another gateway
         if request.path not in probes.PATHS:
             face.observer.finished(
                 code,

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from gateway.detector import Detector
     from gateway.image import ImageLimits
+    from gateway.lifecycle import Lifecycle
     from gateway.metrics import Metrics
     from gateway.model import Model
     from gateway.observer import Observer
@@ -30,6 +31,7 @@ class RestFace:
 
     Attributes:
         detector: the core.
+        lifecycle: whether this process is ready.
         models: the detectors that are served now, by name; empty while no Triton serves one.
         metrics: the process's instruments.
         observer: counts and logs requests.
@@ -39,6 +41,7 @@ class RestFace:
     """
 
     detector: Detector
+    lifecycle: Lifecycle
     models: Callable[[], Mapping[str, Model]]
     metrics: Metrics
     observer: Observer

@@ -23,10 +23,10 @@ def routes(face: RestFace) -> list[web.RouteDef]:
         return json_response({"status": "alive"})
 
     async def readyz(_: web.Request) -> web.Response:
-        served = sorted(face.models())
-        if not served:
-            return json_response({"status": "not ready", "reason": "no Triton serves a detector"}, status=503)
-        return json_response({"status": "ready", "models": served})
+        if not face.lifecycle.is_ready:
+            reason = "shutting down" if face.lifecycle.is_draining else "no Triton serves a detector"
+            return json_response({"status": "not ready", "reason": reason}, status=503)
+        return json_response({"status": "ready", "models": sorted(face.models())})
 
     async def metrics(_: web.Request) -> web.Response:
         return web.Response(body=generate_latest(face.metrics.registry), headers={"Content-Type": CONTENT_TYPE_LATEST})

@@ -12,6 +12,7 @@ from tritonclient.grpc import service_pb2_grpc
 from gateway.admission import Admission
 from gateway.detector import Detector
 from gateway.image import ImageLimits
+from gateway.lifecycle import Lifecycle
 from gateway.metrics import Metrics
 from gateway.observer import Observer
 from gateway.rest.app import application
@@ -41,16 +42,22 @@ def metrics():
 
 
 @pytest.fixture
+def lifecycle(predictor):
+    return Lifecycle(lambda: bool(predictor.models))
+
+
+@pytest.fixture
 async def detector(predictor, metrics):
     async with Detector(predictor, LIMITS, Admission(MAX_INFLIGHT), metrics, threads=2) as detector:
         yield detector
 
 
 @pytest.fixture
-async def rest(detector, predictor, metrics):
+async def rest(detector, lifecycle, predictor, metrics):
     """An HTTP client of a real server on a free port."""
     face = RestFace(
         detector=detector,
+        lifecycle=lifecycle,
         models=lambda: predictor.models,
         metrics=metrics,
         observer=Observer(metrics, "rest"),
@@ -64,9 +71,10 @@ async def rest(detector, predictor, metrics):
 
 
 @pytest.fixture
-def rpc_face(detector, predictor, metrics):
+def rpc_face(detector, lifecycle, predictor, metrics):
     return RpcFace(
         detector=detector,
+        lifecycle=lifecycle,
         models=lambda: predictor.models,
         find=predictor.find,
         metrics=metrics,
@@ -80,7 +88,7 @@ def rpc_face(detector, predictor, metrics):
 async def channel(rpc_face):
     """A gRPC channel to a real server on a free port."""
     async with (
-        serving_rpc(rpc_face, host="127.0.0.1", port=0, drain_seconds=5) as port,
+        serving_rpc(rpc_face, host="127.0.0.1", port=0, grace_seconds=5) as port,
         grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel,
     ):
         yield channel

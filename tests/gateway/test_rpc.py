@@ -386,7 +386,7 @@ async def test_health_of_an_unknown_service(channel):
 
 async def test_reflection_describes_the_services(rpc_face):
     """A client without our protobuf files learns the calls and their messages from the server."""
-    async with serving_rpc(rpc_face, host="127.0.0.1", port=0, drain_seconds=5) as port:
+    async with serving_rpc(rpc_face, host="127.0.0.1", port=0, grace_seconds=5) as port:
         services, fields = await asyncio.to_thread(reflect, port)
     assert services == {SERVICE, "grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection"}
     assert "raw_input_contents" in fields
@@ -409,7 +409,7 @@ async def test_a_call_that_is_not_there_is_unimplemented(channel, caplog, call):
 async def test_a_stop_lets_calls_finish(rpc_face, predictor, png):
     """Watchers hear NOT_SERVING and are let go, what is in work is answered, and new callers find nobody."""
     predictor.go.clear()
-    async with asyncio.timeout(5), serving_rpc(rpc_face, host="127.0.0.1", port=0, drain_seconds=60) as port:
+    async with asyncio.timeout(5), serving_rpc(rpc_face, host="127.0.0.1", port=0, grace_seconds=60) as port:
         channel = grpc.aio.insecure_channel(f"127.0.0.1:{port}")
         rpc = service_pb2_grpc.GRPCInferenceServiceStub(channel)
         watcher = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
@@ -427,7 +427,7 @@ async def test_a_stop_lets_calls_finish(rpc_face, predictor, png):
 async def test_a_stop_does_not_wait_for_ever(rpc_face, predictor, png):
     """What is still in work when the time to drain is over is cancelled."""
     predictor.go.clear()
-    async with asyncio.timeout(5), serving_rpc(rpc_face, host="127.0.0.1", port=0, drain_seconds=0.1) as port:
+    async with asyncio.timeout(5), serving_rpc(rpc_face, host="127.0.0.1", port=0, grace_seconds=0.1) as port:
         channel = grpc.aio.insecure_channel(f"127.0.0.1:{port}")
         call = service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer(infer_request(png))
         await until(lambda: predictor.tensors)
@@ -438,8 +438,8 @@ async def test_a_stop_does_not_wait_for_ever(rpc_face, predictor, png):
 
 async def test_a_busy_port_is_an_error(rpc_face, capfd):
     """Also one that a second gateway holds: ports are not shared. The error names it, and gRPC logs nothing."""
-    async with serving_rpc(rpc_face, host="127.0.0.1", port=0, drain_seconds=5) as port:
+    async with serving_rpc(rpc_face, host="127.0.0.1", port=0, grace_seconds=5) as port:
         with pytest.raises(OSError, match=rf"{port}.*in use"):
-            async with serving_rpc(rpc_face, host="127.0.0.1", port=port, drain_seconds=5):
+            async with serving_rpc(rpc_face, host="127.0.0.1", port=port, grace_seconds=5):
                 pass
     assert not capfd.readouterr().err
