@@ -38,7 +38,7 @@ clean:  ## remove environments, caches, exported models and logs
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null \
 		|| { echo "Python's venv is missing; install it with: sudo apt-get install python3-venv" >&2; exit 1; }
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --disable-pip-version-check -c constraints.txt -e '.[gateway,export,evaluate,dev]'
+	$(BIN)/pip install --disable-pip-version-check -c constraints.txt -e '.[gateway,tracing,export,evaluate,dev]'
 	@touch $@
 
 .venv-triton/.done: triton_runtime/requirements.txt constraints.txt .venv/.done

@@ -9,7 +9,7 @@ import signal
 import click
 
 from eagleeye.options import options, refuse_unknown_environment
-from gateway import logs
+from gateway import logs, tracing
 from gateway.server import serve
 from gateway.settings import Settings
 
@@ -25,10 +25,17 @@ def gateway(**values: object) -> None:
     refuse_unknown_environment(Settings)
     settings = Settings(**values)  # type: ignore[arg-type]
     logs.configure(settings.log_format)
+    if settings.otlp_endpoint:
+        try:
+            tracing.configure(settings.otlp_endpoint)
+        except tracing.TracingUnavailable as error:
+            raise click.ClickException(str(error)) from error
     try:
         asyncio.run(_serve_until_signal(settings))
     except OSError as error:
         raise click.ClickException(f"can't listen: {error}") from error
+    finally:
+        tracing.shutdown()
 
 
 async def _serve_until_signal(settings: Settings) -> None:

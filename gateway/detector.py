@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol, Self
 
@@ -155,7 +156,9 @@ class Detector:
             raise deadline.exceeded() from None
         try:
             loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._threads, self._pixels_to_tensor, data, model, timer)
+            return await loop.run_in_executor(
+                self._threads, copy_context().run, self._pixels_to_tensor, data, model, timer
+            )
         finally:
             self._free_threads.release()
 

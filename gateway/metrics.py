@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Final
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, PlatformCollector, ProcessCollector
 from prometheus_client.gc_collector import GCCollector
 
+from gateway import tracing
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -61,9 +63,10 @@ class StageTimer:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Time the block as one stage; a stage that fails is not recorded."""
+        """Time and trace the block as one stage; a stage that fails is not recorded."""
         start = time.perf_counter()
-        yield
+        with tracing.stage(name):
+            yield
         self.seconds[name] = time.perf_counter() - start
         self._metrics.stage_seconds.labels(name, self._model).observe(self.seconds[name])
 

@@ -19,7 +19,7 @@ from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from gateway import errors, parameters, rpc_health, rpc_messages
+from gateway import errors, parameters, rpc_health, rpc_messages, tracing
 from gateway.deadline import Deadline
 from gateway.errors import GatewayError
 from gateway.observer import OK, fit_request_id
@@ -164,7 +164,8 @@ class RpcFace(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mi
         event: dict[str, object] = {}
         status, code = grpc.StatusCode.OK, OK
         try:
-            yield event
+            with tracing.request(f"{_SERVICE}/{method}", dict(context.invocation_metadata() or ())):
+                yield event
         except asyncio.CancelledError:
             status, code = grpc.StatusCode.CANCELLED, "cancelled"
             remaining_seconds = context.time_remaining()

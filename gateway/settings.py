@@ -37,6 +37,9 @@ class Settings:
         "Time on shutdown in which /readyz is 503 and requests are still taken, for balancers to notice; in seconds.",
     )
     grace_seconds: float = setting(10.0, _SECONDS, "Time that requests then get to finish, in seconds.")
+    otlp_endpoint: str = setting(
+        "", click.STRING, "URL of an OTLP collector over HTTP, such as http://collector:4318; traces are off without."
+    )
     log_format: str = setting(
         "auto", click.Choice(["auto", "json", "text"]), "Form of log lines; auto: text on a terminal, else JSON."
     )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 import structlog
 from aiohttp import web
 
+from gateway import tracing
 from gateway.errors import GatewayError
 from gateway.observer import OK, fit_request_id
 from gateway.rest import body, detect, models, probes, problems
@@ -41,7 +42,8 @@ def _observing(face: RestFace) -> Callable[..., Awaitable[web.StreamResponse]]:
         start = time.perf_counter()
         request_id = request[REQUEST_ID] = fit_request_id(request.headers.get(_REQUEST_ID_HEADER, ""))
         event = request[EVENT] = {}
-        response, code = await _answer_or_problem(face, request, handler)
+        with tracing.request(_route(request), request.headers):
+            response, code = await _answer_or_problem(face, request, handler)
         response.headers[_REQUEST_ID_HEADER] = request_id
         response.headers["Cache-Control"] = "no-store"
         if face.lifecycle.is_draining:
@@ -61,6 +63,12 @@ def _observing(face: RestFace) -> Callable[..., Awaitable[web.StreamResponse]]:
         return response
 
     return observe
+
+
+def _route(request: web.Request) -> str:
+    """Method and route for a span's name; what stands in the place-holders is left out, so that names stay few."""
+    resource = request.match_info.route.resource
+    return f"{request.method} {resource.canonical if resource else 'unknown'}"
 
 
 async def _answer_or_problem(

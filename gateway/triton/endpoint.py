@@ -11,6 +11,7 @@ import numpy as np
 import structlog
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
+from gateway import tracing
 from gateway.detections import RawPredictions
 from gateway.errors import (
     GatewayError,
@@ -92,7 +93,9 @@ class Endpoint:
         """See `gateway.detector.Predictor.predict`."""
         request = _infer_request(model, version, tensor)
         try:
-            response = await self._triton.ModelInfer(request, timeout=deadline.remaining_seconds())
+            response = await self._triton.ModelInfer(
+                request, timeout=deadline.remaining_seconds(), metadata=tuple(tracing.headers().items())
+            )
         except grpc.aio.AioRpcError as error:
             raise self._translate(error, model, deadline) from error
         try:
