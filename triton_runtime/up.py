@@ -20,7 +20,7 @@ import click
 
 import export as export_package
 from eagleeye.options import environment_name, options, refuse_unknown_environment, setting
-from gateway.settings import Settings
+from gateway.settings import Settings, refuse_open_doors
 from triton_runtime.environment import TritonEnvironment, UnsupportedMachine
 from triton_runtime.process import Child
 
@@ -45,6 +45,16 @@ class UpSettings:
     http_port: int = setting(8080, _PORT, "TCP port of the gateway's REST face.")
     grpc_host: str = setting("127.0.0.1", click.STRING, "Address on which the gateway's gRPC face listens.")
     grpc_port: int = setting(8081, _PORT, "TCP port of the gateway's gRPC face.")
+    admin_host: str = setting("127.0.0.1", click.STRING, "Address of the gateway's admin port.")
+    admin_port: int | None = setting(
+        None, _PORT, "TCP port for the gateway's /healthz, /readyz and /metrics, which its REST face then lacks."
+    )
+    keys_file: Path | None = setting(
+        None,
+        click.Path(dir_okay=False, path_type=Path),
+        "File of keys, see `eagleeye key`; without, none is asked for.",
+    )
+    insecure: bool = setting(False, click.BOOL, "Serve other machines without keys.")
     triton_http_port: int = setting(8000, _PORT, "TCP port of Triton's HTTP service.")
     triton_grpc_port: int = setting(8001, _PORT, "TCP port of Triton's gRPC service.")
     triton_metrics_port: int = setting(8002, _PORT, "TCP port of Triton's metrics.")
@@ -67,14 +77,20 @@ def up(**values: Any) -> None:
     """
     refuse_unknown_environment(UpSettings, Settings)
     settings = UpSettings(**values)
+    refuse_open_doors(
+        http_host=settings.http_host,
+        grpc_host=settings.grpc_host,
+        keys_file=settings.keys_file,
+        insecure=settings.insecure,
+    )
     environment = TritonEnvironment(settings.triton_env.absolute())
-    settings.state_directory.mkdir(parents=True, exist_ok=True)
     try:
         environment.check()
+        _check_ports(settings)  # before any file is touched: another `eagleeye up` may be using them
+        settings.state_directory.mkdir(parents=True, exist_ok=True)
         triton = _triton(environment, settings)
     except UnsupportedMachine as error:
         raise click.ClickException(str(error)) from error
-    _check_ports(settings)
     _export_shipped_model(settings.model_repository)
     picture = _draw_sample(settings.state_directory)
     asyncio.run(_run(triton, _gateway(settings), settings, picture))
@@ -87,18 +103,21 @@ def _check_ports(settings: UpSettings) -> None:
         click.ClickException: one is; the message names the option that moves it.
     """
     names = [name for name in UpSettings.__dataclass_fields__ if name.endswith("_port")]
-    hosts = {"http_port": settings.http_host, "grpc_port": settings.grpc_host}
+    hosts = {"http_port": settings.http_host, "grpc_port": settings.grpc_host, "admin_port": settings.admin_host}
     owners: dict[int, str] = {}
     for name in names:
-        port: int = getattr(settings, name)
+        port: int | None = getattr(settings, name)
+        if port is None:
+            continue
         option = f"--{name.replace('_', '-')}"
         if port in owners:
             raise click.ClickException(f"{owners[port]} and {option} both name port {port}; they must differ")
         owners[port] = option
-        with socket.socket() as probe:
+        host = hosts.get(name, _HOST)
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
-                probe.bind((hosts.get(name, _HOST), port))
+                probe.bind((host, port))
             except OSError as error:
                 raise click.ClickException(
                     f"port {port} can't be used ({error.strerror}); choose another with {option} "
@@ -174,11 +193,16 @@ def _gateway(settings: UpSettings) -> Child:
         "http-port": settings.http_port,
         "grpc-host": settings.grpc_host,
         "grpc-port": settings.grpc_port,
+        "admin-host": settings.admin_host,
+        "admin-port": settings.admin_port,
+        "keys-file": settings.keys_file,
         "triton-url": f"{_HOST}:{settings.triton_grpc_port}",
         "drain-seconds": 0,  # no balancer is here that would have to notice
         "grace-seconds": settings.grace_seconds,
     }
-    command = [sys.executable, "-m", "gateway", *(f"--{name}={value}" for name, value in told.items())]
+    command = [sys.executable, "-m", "gateway"]
+    command += [f"--{name}={value}" for name, value in told.items() if value is not None]
+    command += ["--insecure"] * settings.insecure
     return Child(
         name="the gateway",
         command=command,
@@ -197,18 +221,25 @@ async def _run(triton: Child, gateway: Child, settings: UpSettings, picture: Pat
         asyncio.get_running_loop().add_signal_handler(number, _cancel_once(running))
     with contextlib.suppress(asyncio.CancelledError):
         start = time.monotonic()
-        host = _HOST if settings.http_host == "0.0.0.0" else settings.http_host  # noqa: S104 (compared, not bound)
-        base_url = f"http://{host}:{settings.http_port}"
+        base_url = _url(settings.http_host, settings.http_port)
+        probes_url = _url(settings.admin_host, settings.admin_port) if settings.admin_port else base_url
+        key = '-H "X-API-Key: $KEY" ' if settings.keys_file else ""
         async with _kept_running(triton), _kept_running(gateway):
             _say("starting Triton and the gateway")
-            await _until_ready(base_url, [triton, gateway], settings)
+            await _until_ready(probes_url, [triton, gateway], settings)
             _say(
                 f"ready after {time.monotonic() - start:.1f} s; gRPC on {settings.grpc_host}:{settings.grpc_port}. "
                 "Try it from another terminal:\n"
             )
-            click.echo(f"    curl --data-binary @{picture} {base_url}/v1/detect\n")
+            click.echo(f"    curl {key}--data-binary @{picture} {base_url}/v1/detect\n")
             await asyncio.Event().wait()
     _say("stopped")
+
+
+def _url(host: str, port: int) -> str:
+    """Where this machine reaches what listens at `host`, which may stand for all addresses."""
+    host = {"0.0.0.0": _HOST, "::": "::1"}.get(host, host)  # noqa: S104 (compared, not bound)
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def _cancel_once(task: asyncio.Task[Any]) -> Any:
@@ -232,14 +263,14 @@ async def _kept_running(child: Child) -> AsyncIterator[None]:
         await asyncio.gather(task, return_exceptions=True)
 
 
-async def _until_ready(base_url: str, children: list[Child], settings: UpSettings) -> None:
+async def _until_ready(probes_url: str, children: list[Child], settings: UpSettings) -> None:
     """Wait until the gateway is ready.
 
     Raises:
         click.ClickException: a child died on its first start, no model could be loaded, or time is up.
     """
     deadline = time.monotonic() + settings.ready_timeout_seconds
-    while not await asyncio.to_thread(_answers, f"{base_url}/readyz"):
+    while not await asyncio.to_thread(_answers, f"{probes_url}/readyz"):
         for child in children:
             if child.restarts:
                 raise click.ClickException(f"{child.name} does not start; the reason stands above")
