@@ -20,7 +20,8 @@ lint: .venv/.done  ## ruff's rules and format, mypy's strict types
 	$(BIN)/mypy
 
 bench: .venv/.done  ## what serving costs; needs `make up` in another terminal, and a quiet machine
-	$(BIN)/python loadtest/overhead.py
+	$(BIN)/python -m loadtest.overhead
+	$(BIN)/python -m loadtest.slow_clients
 
 format: .venv/.done  ## let ruff format the code and mend what it can
 	$(BIN)/ruff check --fix .
@@ -33,8 +34,9 @@ clean:  ## remove environments, caches, exported models and logs
 
 # The application's environment and Triton's are apart: see triton_runtime/requirements.txt.
 .venv/.done: pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
-		|| { echo "EagleEye needs Python 3.11 or newer; name one with: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@command -v $(PYTHON) >/dev/null || { echo "there is no $(PYTHON) here" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' \
+		|| { echo "EagleEye needs Python 3.11, 3.12 or 3.13; name one with: make PYTHON=python3.12 ..." >&2; exit 1; }
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null \
 		|| { echo "Python's venv is missing; install it with: sudo apt-get install python3-venv" >&2; exit 1; }
 	$(PYTHON) -m venv .venv

@@ -21,7 +21,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from eagleeye.annotate import encode_image, write_atomically
+from eagleeye.annotate import write_atomically
+from gateway.annotate import encode_image
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

@@ -12,6 +12,7 @@ COMMANDS: Final = {
     "evaluate": ("export.evaluate:evaluate", "Measure COCO mAP through the live endpoint."),
     "export": ("export.__main__:export", "Turn a checkpoint into a verified model in a Triton repository."),
     "gateway": ("gateway.__main__:gateway", "Serve detections in front of a Triton that runs already."),
+    "key": ("gateway.keys_cli:key", "Make, list and remove the keys that the gateway asks for."),
     "sample": ("eagleeye.boards:sample", "Draw a circuit board with defects, to try the shipped model on."),
     "up": ("triton_runtime.up:up", "Export the shipped model, start Triton and the gateway."),
 }

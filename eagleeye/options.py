@@ -42,6 +42,7 @@ def options(settings_class: type[Any]) -> Callable[[Command], Command]:
                 show_default=True,
                 default=field.default,
                 type=field.metadata["kind"],
+                is_flag=field.metadata["kind"] is click.BOOL,
                 help=field.metadata["help"],
             )(command)
         return command

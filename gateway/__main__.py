@@ -10,8 +10,9 @@ import click
 
 from eagleeye.options import options, refuse_unknown_environment
 from gateway import logs, tracing
+from gateway.keys import KeysFileError
 from gateway.server import serve
-from gateway.settings import Settings
+from gateway.settings import Settings, refuse_open_doors
 
 
 @click.command(context_settings={"max_content_width": 120})
@@ -24,6 +25,12 @@ def gateway(**values: object) -> None:
     """
     refuse_unknown_environment(Settings)
     settings = Settings(**values)  # type: ignore[arg-type]
+    refuse_open_doors(
+        http_host=settings.http_host,
+        grpc_host=settings.grpc_host,
+        keys_file=settings.keys_file,
+        insecure=settings.insecure,
+    )
     logs.configure(settings.log_format)
     if settings.otlp_endpoint:
         try:
@@ -32,6 +39,8 @@ def gateway(**values: object) -> None:
             raise click.ClickException(str(error)) from error
     try:
         asyncio.run(_serve_until_signal(settings))
+    except KeysFileError as error:
+        raise click.ClickException(str(error)) from error
     except OSError as error:
         raise click.ClickException(f"can't listen: {error}") from error
     finally:

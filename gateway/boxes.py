@@ -37,9 +37,15 @@ def iou(box: FloatArray, others: FloatArray) -> FloatArray:
 
 
 def nms(
-    xyxy: FloatArray, scores: FloatArray, class_ids: IntArray, iou_threshold: float, limit: int
+    xyxy: FloatArray,
+    scores: FloatArray,
+    class_ids: IntArray,
+    iou_threshold: float,
+    limit: int,
+    *,
+    agnostic: bool = False,
 ) -> NDArray[np.intp]:
-    """Greedy class-wise non-maximum suppression.
+    """Greedy non-maximum suppression, class by class, or over all classes together if it is `agnostic`.
 
     Walks the boxes from the best score down, keeps a box, and drops every later one of the same class whose IoU with it
     is strictly greater than `iou_threshold`. Equal scores keep their order.
@@ -52,7 +58,8 @@ def nms(
     while len(order) and len(kept) < limit:
         best, rest = order[0], order[1:]
         kept.append(best)
-        same_class = class_ids[rest] == class_ids[best]
-        suppressed = same_class & (iou(xyxy[best], xyxy[rest]) > iou_threshold)
+        suppressed = iou(xyxy[best], xyxy[rest]) > iou_threshold
+        if not agnostic:
+            suppressed &= class_ids[rest] == class_ids[best]
         order = rest[~suppressed]
     return np.array(kept, dtype=np.intp)

@@ -6,8 +6,10 @@ import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Protocol, Self
+from functools import partial
+from typing import TYPE_CHECKING, Final, Protocol, Self, TypeVar
 
+from gateway.annotate import draw_detections, encode_image
 from gateway.errors import InvalidParameter
 from gateway.image import decode
 from gateway.metrics import StageTimer
@@ -15,6 +17,7 @@ from gateway.postprocess import Thresholds, postprocess
 from gateway.resize import resize
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
     from types import TracebackType
 
     from gateway.admission import Admission
@@ -24,6 +27,8 @@ if TYPE_CHECKING:
     from gateway.metrics import Metrics
     from gateway.model import Model
     from gateway.resize import Resize
+
+T = TypeVar("T")
 
 MAX_DETECTIONS: Final = 1000
 """The most detections a caller may ask for: as many candidates as a model exports by default."""
@@ -59,6 +64,7 @@ class Query:
         iou_threshold: in [0, 1]; see `gateway.boxes.nms`.
         max_detections: 1 to `MAX_DETECTIONS`.
         classes: ids or labels to look for, all when None.
+        agnostic_nms: whether NMS works across classes.
 
     Raises:
         InvalidParameter: a value is out of its range.
@@ -70,6 +76,7 @@ class Query:
     iou_threshold: float | None = None
     max_detections: int = 500
     classes: tuple[str, ...] | None = None
+    agnostic_nms: bool = False
 
     def __post_init__(self) -> None:
         for name, value in (("score_threshold", self.score_threshold), ("iou_threshold", self.iou_threshold)):
@@ -90,19 +97,24 @@ class Query:
             score=model.score_threshold if self.score_threshold is None else self.score_threshold,
             iou=model.iou_threshold if self.iou_threshold is None else self.iou_threshold,
             max_detections=self.max_detections,
-            class_ids=None if self.classes is None else frozenset(_class_id(entry, model) for entry in self.classes),
+            class_ids=None if self.classes is None else _class_ids(self.classes, model),
+            agnostic_nms=self.agnostic_nms,
         )
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What was found in one image, and how long it took: `timing_ms` by stage, with the `total`."""
+    """What was found in one image, and how long it took: `timing_ms` by stage, with the `total`.
+
+    `picture` is the image with its detections drawn on it, as JPEG, where that was asked for.
+    """
 
     model: Model
     version: int
     image_wh: tuple[int, int]
     detections: Detections
     timing_ms: dict[str, float]
+    picture: bytes | None = None
 
 
 class Detector:
@@ -126,8 +138,8 @@ class Detector:
     ) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    async def detect(self, data: bytes, query: Query, deadline: Deadline) -> Result:
-        """Find the objects in one encoded image.
+    async def detect(self, data: bytes, query: Query, deadline: Deadline, *, with_picture: bool = False) -> Result:
+        """Find the objects in one encoded image, and draw them on it if `with_picture`.
 
         Raises:
             GatewayError: the image, the query, the load or Triton forbids it.
@@ -137,17 +149,19 @@ class Detector:
         timer = StageTimer(self._metrics, model.name)
         self._metrics.image_bytes.observe(len(data))
         with self._admission.admitted(), self._metrics.inflight.labels(model.name).track_inprogress():
-            tensor, back = await self._preprocess(data, model, timer, deadline)
+            work = partial(self._preprocess, data, model, timer, keep_image=with_picture)
+            image, tensor, back = await self._in_thread(work, model, deadline)
             with timer.stage("infer"):
                 predictions = await self._predictor.predict(model, version, tensor, deadline)
             with timer.stage("postprocess"):
                 detections = postprocess(predictions, back, thresholds)
-        return Result(model, version, back.source_wh, detections, timer.milliseconds())
+            picture = None
+            if image is not None:
+                picture = await self._in_thread(partial(_draw, image, detections, model, timer), model, deadline)
+        return Result(model, version, back.source_wh, detections, timer.milliseconds(), picture)
 
-    async def _preprocess(
-        self, data: bytes, model: Model, timer: StageTimer, deadline: Deadline
-    ) -> tuple[UInt8Array, Resize]:
-        """Decode and resize in a thread; nothing is decoded that could not be answered in time."""
+    async def _in_thread(self, work: Callable[[], T], model: Model, deadline: Deadline) -> T:
+        """Do pixel work in a thread; none is started that could not be answered in time."""
         try:
             async with asyncio.timeout(deadline.remaining_seconds()):
                 with self._metrics.queued.labels(model.name).track_inprogress():
@@ -155,28 +169,37 @@ class Detector:
         except TimeoutError:
             raise deadline.exceeded() from None
         try:
-            loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(
-                self._threads, copy_context().run, self._pixels_to_tensor, data, model, timer
-            )
+            return await asyncio.get_running_loop().run_in_executor(self._threads, copy_context().run, work)
         finally:
             self._free_threads.release()
 
-    def _pixels_to_tensor(self, data: bytes, model: Model, timer: StageTimer) -> tuple[UInt8Array, Resize]:
+    def _preprocess(
+        self, data: bytes, model: Model, timer: StageTimer, *, keep_image: bool
+    ) -> tuple[UInt8Array | None, UInt8Array, Resize]:
+        """Bytes -> image if it is to be kept, tensor, and the way back for boxes."""
         with timer.stage("decode"):
             image = decode(data, self._limits)
         self._metrics.image_pixels.observe(image.shape[0] * image.shape[1])
         with timer.stage("preprocess"):
-            return resize(image, model.input_wh, model.resize)
+            tensor, back = resize(image, model.input_wh, model.resize)
+        return image if keep_image else None, tensor, back
 
 
-def _class_id(entry: str, model: Model) -> int:
-    """Read one entry of a class filter: a label, or else an id."""
-    if entry in model.labels:
-        return model.labels.index(entry)
-    if entry.isdecimal() and int(entry) < len(model.labels):
-        return int(entry)
-    known = ", ".join(model.labels[:20]) + (", ..." if len(model.labels) > 20 else "")  # noqa: PLR2004
-    raise InvalidParameter(
-        f"classes names {entry!r}, which {model.name} does not know; ids 0 to {len(model.labels) - 1} or: {known}"
-    )
+def _draw(image: UInt8Array, found: Detections, model: Model, timer: StageTimer) -> bytes:
+    labels = [model.labels[class_id] for class_id in found.class_ids]
+    with timer.stage("encode"):
+        return encode_image(draw_detections(image, found.xyxy, labels, found.scores), ".jpg")
+
+
+def _class_ids(entries: Collection[str], model: Model) -> frozenset[int]:
+    """Read a class filter; an entry is a label, or else an id."""
+    ids = {str(class_id): class_id for class_id in range(len(model.labels))}
+    ids |= {label: class_id for class_id, label in reversed(list(enumerate(model.labels)))}  # the first of its name
+    for entry in entries:
+        if entry not in ids:
+            known = ", ".join(model.labels[:20]) + (", ..." if len(model.labels) > 20 else "")  # noqa: PLR2004
+            raise InvalidParameter(
+                f"classes names {entry[:100]!r}, which {model.name} does not know; "
+                f"ids 0 to {len(model.labels) - 1} or: {known}"
+            )
+    return frozenset(ids[entry] for entry in entries)

@@ -38,6 +38,22 @@ class InvalidParameter(GatewayError):
     code = "invalid_parameter"
 
 
+class Unauthorized(GatewayError):
+    """A key is needed, and none or an unknown one was sent."""
+
+    code = "unauthorized"
+
+
+class RateLimited(GatewayError):
+    """The key has used up what it may send for now."""
+
+    code = "rate_limited"
+
+    def __init__(self, message: str, retry_after_seconds: int) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
+
+
 class ModelNotFound(GatewayError):
     """No Triton serves a detector of that name and version."""
 

@@ -73,7 +73,7 @@ def decode(data: bytes, limits: ImageLimits) -> UInt8Array:
         raise InvalidImage("the body is empty; send the bytes of a JPEG, PNG, WebP or BMP image")
     if len(data) > limits.max_bytes:
         raise too_many_bytes(limits)
-    image_format = _sniff(data)
+    image_format = sniff(data)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # a reader's doubt about an upload is an answer, not a line on stderr
@@ -91,8 +91,12 @@ def too_many_bytes(limits: ImageLimits) -> ImageTooLarge:
     return ImageTooLarge(f"the image has more than {limits.max_bytes:,} bytes, the most that is accepted")
 
 
-def _sniff(data: bytes) -> str:
-    """Name the format by its first bytes; what a client declares is not asked."""
+def sniff(data: bytes) -> str:
+    """Name the format by its first bytes; what a client declares is not asked.
+
+    Raises:
+        UnsupportedMediaType: none of the four formats.
+    """
     if data.startswith(b"\xff\xd8\xff"):
         return "JPEG"
     if data.startswith(b"\x89PNG\r\n\x1a\n"):

@@ -7,6 +7,7 @@ import sys
 
 import orjson
 import structlog
+from aiohttp.http_exceptions import HttpProcessingError
 
 
 def configure(log_format: str) -> None:
@@ -17,7 +18,10 @@ def configure(log_format: str) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     if as_text:
-        renderer: structlog.typing.Processor = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+        renderer: structlog.typing.Processor = structlog.dev.ConsoleRenderer(
+            colors=sys.stderr.isatty(),
+            exception_formatter=structlog.dev.plain_traceback,  # where rich is installed, it would show local variables
+        )
     else:
         shared.append(structlog.processors.format_exc_info)
         renderer = structlog.processors.JSONRenderer(serializer=_dumps)
@@ -32,6 +36,16 @@ def configure(log_format: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(formatter)
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    logging.getLogger("aiohttp.server").addFilter(_without_content)
+
+
+def _without_content(record: logging.LogRecord) -> bool:
+    """Say what is wrong with a malformed request, but don't quote it as aiohttp does: its line may hold a key."""
+    error = record.exc_info[1] if record.exc_info else None
+    if isinstance(error, HttpProcessingError):
+        record.msg, record.args, record.exc_info = f"malformed request: {type(error).__name__}", (), None
+        record.levelno, record.levelname = logging.INFO, "INFO"
+    return True
 
 
 def _dumps(event: dict[str, object], **_: object) -> str:

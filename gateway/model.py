@@ -5,7 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from gateway.errors import ModelNotFound, TritonUnavailable
+
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from gateway.resize import ResizeMode
 
 
@@ -39,3 +43,25 @@ class Model:
     def latest(self) -> int:
         """The version that serves a caller who names none."""
         return self.versions[-1]
+
+
+def find(models: Mapping[str, Model], name: str | None, version: int | None) -> tuple[Model, int]:
+    """The model and version among `models`, which are served now, that a request asks for.
+
+    Raises:
+        ModelNotFound: it is not there, or none is named and several are.
+        TritonUnavailable: there is none at all.
+    """
+    if not models:
+        raise TritonUnavailable("no Triton serves a detector at the moment; try again shortly")
+    served = ", ".join(sorted(models))
+    if name is None:
+        if len(models) > 1:
+            raise ModelNotFound(f"several models are served; name one of them: {served}")
+        (name,) = models
+    if name not in models:
+        raise ModelNotFound(f"there is no model {name!r}; served are: {served}")
+    model = models[name]
+    if version is not None and version not in model.versions:
+        raise ModelNotFound(f"{name} has no version {version}; served are: {', '.join(map(str, model.versions))}")
+    return model, model.latest if version is None else version

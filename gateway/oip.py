@@ -6,18 +6,28 @@ together, and says in `num_detections` how many of them belong to each image.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+import asyncio
+import time
+from importlib.metadata import version as installed_version
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from gateway.errors import InvalidParameter
+from gateway import parameters
+from gateway.errors import ImageTooLarge, InvalidImage, InvalidParameter, UnsupportedMediaType
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
-    from gateway.detector import Result
+    from gateway.deadline import Deadline
+    from gateway.detector import Detector, Query, Result
+    from gateway.model import Model
+    from gateway.observer import Observer
+
+SERVER: Final = {"name": "eagleeye", "version": installed_version("eagleeye")}
+"""Who answers, as the protocol's server metadata say it."""
 
 IMAGE: Final = "image"
 BYTES: Final = "BYTES"
@@ -35,6 +45,65 @@ MAX_IMAGES: Final = 32
 """The most images of one request: half of what the gateway holds by default, so that one caller can't fill it."""
 
 _LENGTH_BYTES: Final = 4
+
+
+def model_metadata(model: Model) -> dict[str, Any]:
+    """What a detector takes and gives, in the protocol's own fields; -1 stands for a size that is free."""
+    return {
+        "name": model.name,
+        "versions": [str(each) for each in model.versions],
+        "platform": SERVER["name"],
+        "inputs": [{"name": IMAGE, "datatype": BYTES, "shape": [-1]}],
+        "outputs": [
+            {"name": name, "datatype": datatype, "shape": list(shape)} for name, (datatype, shape) in OUTPUTS.items()
+        ],
+    }
+
+
+def read_query(texts: Mapping[str, str], name: str, version: str) -> tuple[Query, float | None]:
+    """The query of a request, and its timeout in seconds if it has one.
+
+    Args:
+        texts: the request's own parameters, each value written out.
+        name: the model; empty where none is named.
+        version: its version; empty where none is named.
+
+    Raises:
+        InvalidParameter: an unknown name or a bad value; the message says what is allowed.
+    """
+    parameters.refuse_unknown(texts, parameters.NAMES)
+    named = {key: text for key, text in (("model", name), ("version", version)) if text}
+    return parameters.read({**texts, **named})
+
+
+async def detect_all(
+    detector: Detector, observer: Observer, images: Sequence[bytes], query: Query, deadline: Deadline
+) -> tuple[list[Result], dict[str, object]]:
+    """Find the objects in all images at the same time. The first that fails cancels the others.
+
+    Returns:
+        The results in the images' order, and fields for the request's log line.
+
+    Raises:
+        GatewayError: of the first that failed; what is wrong with an image comes after its index.
+    """
+
+    async def detect(index: int, image: bytes) -> tuple[Result, dict[str, object]]:
+        start = time.perf_counter()
+        try:
+            result = await detector.detect(image, query, deadline)
+        except (InvalidImage, UnsupportedMediaType, ImageTooLarge) as error:
+            raise type(error)(f"image {index}: {error}") from error
+        return result, observer.detected(result, len(image), time.perf_counter() - start)
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(detect(index, image)) for index, image in enumerate(images)]
+    except ExceptionGroup as failures:
+        raise failures.exceptions[0] from None
+    results, fields = zip(*(task.result() for task in tasks), strict=True)
+    event = fields[0] if len(images) == 1 else _summary(results, images)
+    return list(results), {"images": len(images), **event}
 
 
 def image_count(names: Sequence[str], datatype: str, shape: Sequence[int]) -> int:
@@ -87,7 +156,7 @@ def to_raw(tensor: NDArray[np.generic]) -> bytes:
     return b"".join(len(element).to_bytes(_LENGTH_BYTES, "little") + element for element in elements)
 
 
-def split_raw(raw: bytes, count: int) -> list[bytes]:
+def split_raw(raw: bytes | memoryview, count: int) -> list[bytes]:
     """The elements of a raw BYTES tensor: `count` times a length, 4 bytes little-endian, and as many bytes.
 
     Raises:
@@ -98,10 +167,20 @@ def split_raw(raw: bytes, count: int) -> list[bytes]:
     for _ in range(count):
         begin = start + _LENGTH_BYTES
         start = begin + int.from_bytes(raw[start:begin], "little")
-        elements.append(raw[begin:start])
+        elements.append(bytes(raw[begin:start]))
     if start != len(raw):
         raise InvalidParameter(
             f"the raw contents of {IMAGE!r} are not {count} times a length of {_LENGTH_BYTES} bytes, little-endian, "
             "with as many bytes after it"
         )
     return elements
+
+
+def _summary(results: Sequence[Result], images: Sequence[bytes]) -> dict[str, object]:
+    """The log line's fields about several images."""
+    return {
+        "model": results[0].model.name,
+        "version": results[0].version,
+        "image_bytes": sum(map(len, images)),
+        "detections": sum(len(result.detections) for result in results),
+    }

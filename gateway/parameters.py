@@ -6,7 +6,7 @@ A face hands over texts. One that gets typed values writes them out, which is ex
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from gateway.detector import Query
 from gateway.errors import InvalidParameter
@@ -16,10 +16,20 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-NAMES: Final = ("score_threshold", "iou_threshold", "max_detections", "classes", "timeout_ms")
+NAMES: Final = ("score_threshold", "iou_threshold", "max_detections", "classes", "agnostic_nms", "timeout_ms")
 """The parameters of a request; how it names the model and its version is up to the face."""
 
 MAX_TIMEOUT_MS: Final = 600_000
+
+_NUMBERS_AND_FLAGS: Final = {
+    "score_threshold": "a number",
+    "iou_threshold": "a number",
+    "max_detections": "a whole number",
+    "timeout_ms": "a number",
+    "agnostic_nms": "true or false",
+}
+"""What a JSON value must be that is not a text."""
+_JSON_NAMES: Final = {str: "a text", list: "a list", dict: "an object", type(None): "null"}
 
 
 def refuse_unknown(names: Iterable[str], allowed: tuple[str, ...]) -> None:
@@ -40,16 +50,38 @@ def read(texts: Mapping[str, str]) -> tuple[Query, float | None]:
         InvalidParameter: a bad value; the message says what is allowed.
     """
     timeout_ms = _get(texts, "timeout_ms", _timeout, f"a number of milliseconds, 1 to {MAX_TIMEOUT_MS}")
-    max_detections = _get(texts, "max_detections", _whole, "a whole number")
+    max_detections = _get(texts, "max_detections", whole, "a whole number")
     query = Query(
         model=_get(texts, "model", _name, "the name of a model"),
         version=_get(texts, "version", _version, "a whole number from 1"),
         score_threshold=_get(texts, "score_threshold", _finite, "a number between 0 and 1"),
         iou_threshold=_get(texts, "iou_threshold", _finite, "a number between 0 and 1"),
         classes=_get(texts, "classes", _classes, "ids or labels, separated by commas"),
+        agnostic_nms=_get(texts, "agnostic_nms", _flag, "true or false") or False,
         **({} if max_detections is None else {"max_detections": max_detections}),
     )
     return query, None if timeout_ms is None else timeout_ms / 1e3
+
+
+def written(name: str, value: Any) -> str:
+    """A parameter's JSON value as `read` takes it.
+
+    Raises:
+        InvalidParameter: a value that no such parameter has; the message says what is allowed.
+    """
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int | float):
+        return str(int(value) if value == int(value) else value)
+    if isinstance(value, str) and name not in _NUMBERS_AND_FLAGS:
+        return value
+    if name == "classes" and isinstance(value, list):
+        entries = [str(entry) for entry in value if isinstance(entry, str | int) and "," not in str(entry)]
+        if len(entries) == len(value):
+            return ",".join(entries)
+        raise InvalidParameter("classes must be ids or labels; a label with a comma is named by its id")
+    allowed = _NUMBERS_AND_FLAGS.get(name, "a text")
+    raise InvalidParameter(f"{name[:100]} must be {allowed}, not {_JSON_NAMES[type(value)]}")
 
 
 def _get(texts: Mapping[str, str], name: str, read_text: Callable[[str], T], allowed: str) -> T | None:
@@ -58,7 +90,7 @@ def _get(texts: Mapping[str, str], name: str, read_text: Callable[[str], T], all
         return None
     try:
         return read_text(text)
-    except ValueError:
+    except (ValueError, KeyError):
         raise InvalidParameter(f"{name} is {text[:100]!r}; it must be {allowed}") from None
 
 
@@ -68,14 +100,23 @@ def _name(text: str) -> str:
     return text
 
 
-def _whole(text: str) -> int:
+def whole(text: str) -> int:
+    """A whole number from 0.
+
+    Raises:
+        ValueError: it is none.
+    """
     if not (text.isascii() and text.isdecimal()):  # int() would also take "1_000" and other scripts' digits
         raise ValueError
     return int(text)
 
 
+def _flag(text: str) -> bool:
+    return {"true": True, "false": False}[text.lower()]
+
+
 def _version(text: str) -> int:
-    version = _whole(text)
+    version = whole(text)
     if version < 1:
         raise ValueError
     return version

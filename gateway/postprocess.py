@@ -24,19 +24,22 @@ class Thresholds:
         iou: of two boxes of one class that overlap by more than this, the better one stays.
         max_detections: the best this many, 500 in the official evaluation.
         class_ids: only these classes, or all when None.
+        agnostic_nms: whether a box also makes way for a better one of another class.
     """
 
     score: float
     iou: float
     max_detections: int = 500
     class_ids: frozenset[int] | None = None
+    agnostic_nms: bool = False
 
 
 def postprocess(predictions: RawPredictions, resize: Resize, thresholds: Thresholds) -> Detections:
-    """Threshold, class-wise NMS, cap, back to source pixels, clip.
+    """Threshold, NMS, cap, back to source pixels, clip.
 
-    A box may appear under several classes (the official evaluation is multi-label). NMS works on model pixels, as the
-    official one does. Boxes that lie outside the image altogether have no area left after clipping, and are dropped.
+    A box may appear under several classes unless NMS is agnostic (the official evaluation is multi-label). NMS
+    works on model pixels, as the official one does. Boxes that lie outside the image altogether have no area left after
+    clipping, and are dropped.
 
     Source: tinyvision/DAMO-YOLO's post-processing (Apache-2.0), by description.
     """
@@ -44,7 +47,9 @@ def postprocess(predictions: RawPredictions, resize: Resize, thresholds: Thresho
     if thresholds.class_ids is not None:
         wanted &= np.isin(predictions.class_ids, list(thresholds.class_ids))
     xyxy, scores, class_ids = predictions.boxes[wanted], predictions.scores[wanted], predictions.class_ids[wanted]
-    kept = boxes.nms(xyxy, scores, class_ids, thresholds.iou, thresholds.max_detections)
+    kept = boxes.nms(
+        xyxy, scores, class_ids, thresholds.iou, thresholds.max_detections, agnostic=thresholds.agnostic_nms
+    )
     source_xyxy = boxes.clip(resize.to_source(xyxy[kept]), resize.source_wh)
     visible = boxes.area(source_xyxy) > 0
     return Detections(source_xyxy[visible], scores[kept][visible], class_ids[kept][visible])

@@ -10,7 +10,6 @@ import asyncio
 import time
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Final
 
 import grpc
@@ -19,7 +18,7 @@ from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from gateway import errors, parameters, rpc_health, rpc_messages, tracing
+from gateway import access, errors, oip, parameters, rpc_access, rpc_health, rpc_messages, tracing
 from gateway.deadline import Deadline
 from gateway.errors import GatewayError
 from gateway.observer import OK, fit_request_id
@@ -27,7 +26,7 @@ from gateway.observer import OK, fit_request_id
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
-    from gateway.detector import Detector, Query, Result
+    from gateway.detector import Detector
     from gateway.image import ImageLimits
     from gateway.lifecycle import Lifecycle
     from gateway.metrics import Metrics
@@ -39,6 +38,8 @@ GRPC_STATUS: Final[dict[type[GatewayError], grpc.StatusCode]] = {
     errors.InvalidParameter: grpc.StatusCode.INVALID_ARGUMENT,
     errors.UnsupportedMediaType: grpc.StatusCode.INVALID_ARGUMENT,
     errors.ImageTooLarge: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.Unauthorized: grpc.StatusCode.UNAUTHENTICATED,
+    errors.RateLimited: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.ModelNotFound: grpc.StatusCode.NOT_FOUND,
     errors.Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.TritonUnavailable: grpc.StatusCode.UNAVAILABLE,
@@ -50,9 +51,9 @@ _CALLERS_DOING: Final = {
     grpc.StatusCode.CANCELLED,
     grpc.StatusCode.INVALID_ARGUMENT,
     grpc.StatusCode.NOT_FOUND,
+    grpc.StatusCode.UNAUTHENTICATED,
 }
 _SERVICE: Final = service_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
-_IMAGE_ERRORS: Final = (errors.InvalidImage, errors.UnsupportedMediaType, errors.ImageTooLarge)
 _HEADROOM_BYTES: Final = 1_000_000  # for what a message holds beside images
 _MAX_DETAIL_CHARACTERS: Final = 500  # escaped they still fit into the 8 KiB of trailing metadata that a client takes
 _GIVING_UP_SECONDS: Final = 0.1  # a client's clock runs first: it cancels at its deadline, a moment before ours
@@ -73,6 +74,7 @@ class RpcFace(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mi
         observer: counts and logs requests.
         limits: what one upload may cost.
         timeout_seconds: deadline of a request that names none.
+        access: the keys that are asked for; None to serve everyone.
     """
 
     detector: Detector
@@ -83,6 +85,7 @@ class RpcFace(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mi
     observer: Observer
     limits: ImageLimits
     timeout_seconds: float
+    access: access.Access | None = None
 
     async def ServerLive(self, _: Any, __: Any) -> Any:
         """Whether this process answers."""
@@ -94,7 +97,7 @@ class RpcFace(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mi
 
     async def ServerMetadata(self, _: Any, __: Any) -> Any:
         """Name and version of this server."""
-        return service_pb2.ServerMetadataResponse(name="eagleeye", version=version("eagleeye"))
+        return service_pb2.ServerMetadataResponse(**oip.SERVER)
 
     async def ModelReady(self, request: Any, _: Any) -> Any:
         """Whether the model is served in that version, or in any if none is named."""
@@ -107,7 +110,7 @@ class RpcFace(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mi
     async def ModelMetadata(self, request: Any, context: Any) -> Any:
         """The tensors that a model takes and gives."""
         async with self._observed(context, "ModelMetadata"):
-            return rpc_messages.metadata_response(self._find(request))
+            return service_pb2.ModelMetadataResponse(**oip.model_metadata(self._find(request)))
 
     async def ModelInfer(self, request: Any, context: Any) -> Any:
         """The detections of one or more images, which are worked on at the same time."""
@@ -115,12 +118,19 @@ class RpcFace(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mi
             names = rpc_messages.read_outputs(request)
             images = rpc_messages.read_images(request)
             query, asked_seconds = rpc_messages.read_parameters(request)
-            results = await self._detect_all(images, query, self._deadline(asked_seconds, context), event)
+            deadline = self._deadline(asked_seconds, context)
+            results, fields = await oip.detect_all(self.detector, self.observer, images, query, deadline)
+            event.update(fields)
             with self.metrics.stage_seconds.labels("encode", results[0].model.name).time():
                 return rpc_messages.infer_response(request.id, results, names)
 
+    async def refuse(self, context: Any, method: str, error: GatewayError) -> None:
+        """Fail a call before its request is read, as if the call itself had failed."""
+        async with self._observed(context, method):
+            raise error
+
     def _find(self, request: Any) -> Model:
-        wanted = rpc_messages.read_model(request.name, request.version)
+        wanted, _ = oip.read_query({}, request.name, request.version)
         model, _ = self.find(wanted.model, wanted.version)
         return model
 
@@ -129,39 +139,13 @@ class RpcFace(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mi
         given = (seconds for seconds in (asked_seconds, context.time_remaining()) if seconds is not None)
         return Deadline.after(min(min(given, default=self.timeout_seconds), parameters.MAX_TIMEOUT_MS / 1e3))
 
-    async def _detect_all(
-        self, images: list[bytes], query: Query, deadline: Deadline, event: dict[str, object]
-    ) -> list[Result]:
-        """The results in the images' order. The first that fails cancels the others and fails the call."""
-        try:
-            async with asyncio.TaskGroup() as group:
-                tasks = [
-                    group.create_task(self._detect(index, image, query, deadline)) for index, image in enumerate(images)
-                ]
-        except ExceptionGroup as failures:
-            raise failures.exceptions[0] from None
-        results, fields = zip(*(task.result() for task in tasks), strict=True)
-        event |= {"images": len(images)} | (fields[0] if len(images) == 1 else _summary(results, images))
-        return list(results)
-
-    async def _detect(
-        self, index: int, image: bytes, query: Query, deadline: Deadline
-    ) -> tuple[Result, dict[str, object]]:
-        """One image's result and its fields for the log line; an error of the image names its index."""
-        start = time.perf_counter()
-        try:
-            result = await self.detector.detect(image, query, deadline)
-        except _IMAGE_ERRORS as error:
-            error.add_note(f"image {index}")
-            raise
-        return result, self.observer.detected(result, len(image), time.perf_counter() - start)
-
     @asynccontextmanager
     async def _observed(self, context: Any, method: str, given_id: str = "") -> AsyncIterator[dict[str, object]]:
         """Turn errors into statuses, and let the observer count and log the call; yields fields for its log line."""
         start = time.perf_counter()
         request_id = fit_request_id(given_id)
-        event: dict[str, object] = {}
+        caller = access.current()
+        event: dict[str, object] = {"key": caller.name} if caller else {}
         status, code = grpc.StatusCode.OK, OK
         try:
             with tracing.request(f"{_SERVICE}/{method}", dict(context.invocation_metadata() or ())):
@@ -180,7 +164,7 @@ class RpcFace(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mi
                 code,
                 time.perf_counter() - start,
                 is_detection=method == "ModelInfer",
-                is_failure=status not in _CALLERS_DOING,
+                is_failure=status not in _CALLERS_DOING and code != errors.RateLimited.code,
                 request_id=request_id,
                 method=method,
                 status=status.name,
@@ -212,7 +196,7 @@ async def serving_rpc(face: RpcFace, *, host: str, port: int, grace_seconds: flo
     await _check_address(host, port)
     health = rpc_health.Health(_SERVICE, lambda: face.lifecycle.is_ready)
     server = grpc.aio.server(
-        interceptors=[_BuiltCallsOnly()],
+        interceptors=[*([rpc_access.KeyRequired(face.access, face.refuse)] if face.access else []), _BuiltCallsOnly()],
         options=[
             ("grpc.max_receive_message_length", face.limits.max_bytes + _HEADROOM_BYTES),
             ("grpc.so_reuseport", 0),  # two gateways that share a port by accident would share its calls as well
@@ -244,21 +228,10 @@ async def _check_address(host: str, port: int) -> None:
     probe.close()
 
 
-def _summary(results: tuple[Result, ...], images: list[bytes]) -> dict[str, object]:
-    """The log line's fields about several images."""
-    return {
-        "model": results[0].model.name,
-        "version": results[0].version,
-        "image_bytes": sum(map(len, images)),
-        "detections": sum(len(result.detections) for result in results),
-    }
-
-
 def _outcome(error: Exception, request_id: str) -> tuple[grpc.StatusCode, str, str]:
     """Status, stable code and text of a failed call. Only the gateway's own words reach the caller."""
     if isinstance(error, GatewayError):
-        detail = ": ".join([*getattr(error, "__notes__", ()), str(error)])
-        return GRPC_STATUS[type(error)], error.code, detail[:_MAX_DETAIL_CHARACTERS]
+        return GRPC_STATUS[type(error)], error.code, str(error)[:_MAX_DETAIL_CHARACTERS]
     _log.error("unexpected error", request_id=request_id, exc_info=error)
     detail = "an unexpected error happened; the log has it under the request id"
     return grpc.StatusCode.INTERNAL, "internal", detail
@@ -266,6 +239,6 @@ def _outcome(error: Exception, request_id: str) -> tuple[grpc.StatusCode, str, s
 
 def _trailing_metadata(error: Exception, code: str, request_id: str) -> tuple[tuple[str, str], ...]:
     metadata: tuple[tuple[str, str], ...] = (("eagleeye-code", code), ("x-request-id", request_id))
-    if isinstance(error, errors.Overloaded):
+    if isinstance(error, errors.Overloaded | errors.RateLimited):
         metadata += (("retry-after", str(error.retry_after_seconds)),)
     return metadata

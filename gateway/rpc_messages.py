@@ -6,24 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 from tritonclient.grpc import service_pb2
 
-from gateway import oip, parameters
+from gateway import oip
 from gateway.errors import InvalidParameter
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from gateway.detector import Query, Result
-    from gateway.model import Model
-
-
-def read_model(name: str, version: str) -> Query:
-    """The model that a message names; the protocol leaves a text empty where nothing is named.
-
-    Raises:
-        InvalidParameter: the version is no number.
-    """
-    query, _ = parameters.read(_named_model(name, version))
-    return query
 
 
 def read_parameters(request: Any) -> tuple[Query, float | None]:
@@ -32,9 +21,8 @@ def read_parameters(request: Any) -> tuple[Query, float | None]:
     Raises:
         InvalidParameter: an unknown name or a bad value; the message says what is allowed.
     """
-    parameters.refuse_unknown(request.parameters, parameters.NAMES)
     texts = {name: _text(value) for name, value in request.parameters.items()}
-    return parameters.read(texts | _named_model(request.model_name, request.model_version))
+    return oip.read_query(texts, request.model_name, request.model_version)
 
 
 def read_images(request: Any) -> list[bytes]:
@@ -81,25 +69,6 @@ def infer_response(request_id: str, results: Sequence[Result], names: Sequence[s
         ],
         raw_output_contents=[oip.to_raw(tensors[name]) for name in names],
     )
-
-
-def metadata_response(model: Model) -> Any:
-    """The answer to ModelMetadata: what a detector takes and gives, the same for all."""
-    message = service_pb2.ModelMetadataResponse
-    return message(
-        name=model.name,
-        versions=[str(each) for each in model.versions],
-        platform="eagleeye",
-        inputs=[message.TensorMetadata(name=oip.IMAGE, datatype=oip.BYTES, shape=[-1])],
-        outputs=[
-            message.TensorMetadata(name=name, datatype=datatype, shape=shape)
-            for name, (datatype, shape) in oip.OUTPUTS.items()
-        ],
-    )
-
-
-def _named_model(name: str, version: str) -> dict[str, str]:
-    return {key: text for key, text in (("model", name), ("version", version)) if text}
 
 
 def _text(parameter: Any) -> str:

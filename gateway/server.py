@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 import structlog
 from aiohttp import web
 
+from gateway.access import Access, Permitted
 from gateway.admission import Admission
 from gateway.detector import Detector
 from gateway.image import ImageLimits
 from gateway.lifecycle import Lifecycle
 from gateway.metrics import Metrics
 from gateway.observer import Observer
-from gateway.rest.app import application
+from gateway.rest.app import admin_application, application
 from gateway.rest.face import RestFace
 from gateway.rpc import RpcFace, serving_rpc
 from gateway.triton.endpoint import Endpoint
@@ -33,40 +34,59 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
 
     Raises:
         OSError: a port can't be had.
+        KeysFileError: the file of keys is not as it must be.
     """
     metrics = Metrics()
     limits = ImageLimits(settings.max_image_bytes, settings.max_image_pixels)
     async with AsyncExitStack() as stack:
         triton = await stack.enter_async_context(Endpoint(settings.triton_url, metrics))
+        access = await stack.enter_async_context(Access(settings.keys_file)) if settings.keys_file else None
+        predictor = Permitted(triton) if access else triton
         lifecycle = Lifecycle(lambda: bool(triton.models))
         admission = Admission(settings.max_inflight)
-        detector = await stack.enter_async_context(Detector(triton, limits, admission, metrics, settings.pixel_threads))
+        detector = await stack.enter_async_context(
+            Detector(predictor, limits, admission, metrics, settings.pixel_threads)
+        )
         rpc = RpcFace(
             detector=detector,
             lifecycle=lifecycle,
-            models=lambda: triton.models,
-            find=triton.find,
+            models=lambda: predictor.models,
+            find=predictor.find,
             metrics=metrics,
             observer=Observer(metrics, "grpc"),
             limits=limits,
             timeout_seconds=settings.timeout_seconds,
+            access=access,
         )
         rest = RestFace(
             detector=detector,
             lifecycle=lifecycle,
-            models=lambda: triton.models,
+            models=lambda: predictor.models,
+            find=predictor.find,
             metrics=metrics,
             observer=Observer(metrics, "rest"),
             limits=limits,
+            max_body_bytes=settings.max_body_bytes,
             upload_timeout_seconds=settings.upload_timeout_seconds,
             timeout_seconds=settings.timeout_seconds,
+            access=access,
+            cors_origins=settings.cors_origins,
+            has_admin_port=settings.admin_port is not None,
         )
+        if settings.admin_port is not None:  # it closes last: probes are answered for as long as anything is
+            await stack.enter_async_context(
+                _serving_rest(
+                    admin_application(rest), "admin", settings.admin_host, settings.admin_port, settings.grace_seconds
+                )
+            )
         faces = (AsyncExitStack(), AsyncExitStack())
         stack.push_async_callback(_close_together, faces)
         await faces[0].enter_async_context(
             serving_rpc(rpc, host=settings.grpc_host, port=settings.grpc_port, grace_seconds=settings.grace_seconds)
         )
-        await faces[1].enter_async_context(_serving_rest(rest, settings))
+        await faces[1].enter_async_context(
+            _serving_rest(application(rest), "rest", settings.http_host, settings.http_port, settings.grace_seconds)
+        )
         await stop.wait()
         _log.info("draining", drain_seconds=settings.drain_seconds)
         lifecycle.drain()
@@ -80,21 +100,26 @@ async def _close_together(faces: tuple[AsyncExitStack, ...]) -> None:
 
 
 @asynccontextmanager
-async def _serving_rest(face: RestFace, settings: Settings) -> AsyncIterator[None]:
-    """The REST face on its port. A caller that leaves cancels its handler, and with it the call to Triton."""
+async def _serving_rest(
+    app: web.Application, name: str, host: str, port: int, grace_seconds: float
+) -> AsyncIterator[None]:
+    """An application at `host`:`port`, called `name` in logs.
+
+    A caller that leaves cancels its handler, and with it the call to Triton.
+    """
     runner = web.AppRunner(
-        application(face),
+        app,
         access_log=None,
         handle_signals=False,
         handler_cancellation=True,
-        shutdown_timeout=settings.grace_seconds,
+        shutdown_timeout=grace_seconds,
     )
     await runner.setup()
     try:
-        site = web.TCPSite(runner, settings.http_host, settings.http_port)
+        site = web.TCPSite(runner, host, port)
         await site.start()
         host, port = runner.addresses[0][:2]
-        _log.info("listening", face="rest", url=f"http://{host}:{port}")
+        _log.info("listening", face=name, url=f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}")
         yield
     finally:
         await runner.cleanup()

@@ -1,6 +1,6 @@
 """What serving costs: the whole path through a live gateway and Triton, against the same stages in one process.
 
-    python loadtest/overhead.py --url http://127.0.0.1:8080 --model-repository model_repository
+    python -m loadtest.overhead --url http://127.0.0.1:8080 --model-repository model_repository
 
 The *limit* runs decode, resize, network, post-processing and JSON in threads of this process, one per processor,
 with no server in between. The *served* rate is that of the live endpoint on the same processors, load generator
@@ -27,8 +27,8 @@ import onnxruntime
 import orjson
 import psutil
 
-from eagleeye.annotate import encode_image
-from eagleeye.boards import draw_board
+from eagleeye.boards import DEFAULT_SEED, draw_board
+from gateway.annotate import encode_image
 from gateway.detections import RawPredictions
 from gateway.image import ImageLimits, decode
 from gateway.postprocess import Thresholds, postprocess
@@ -171,7 +171,7 @@ def main(
     figures: dict[str, Any] = {"machine": _machine(), "concurrency": concurrency, "sizes": {}}
     click.echo(f"{'picture':<12}{'':<8}{'images/s':>10}{'CPU ms':>10}")
     for size in sizes:
-        image = encode_image(draw_board(0, size).image, ".jpg")
+        image = encode_image(draw_board(DEFAULT_SEED, size).image, ".jpg")
         measured: dict[str, list[Rate]] = {name: [] for name in sides}
         for measure in sides.values():
             measure(image, 1.0)  # warm caches, threads and connections

@@ -29,6 +29,7 @@ class FakePredictor:
         self.models = {MODEL.name: MODEL}
         self.tensors = []
         self.error = None
+        self.boxes = [[0, 0, 32, 32], [32, 0, 64, 32]]
         self.go = asyncio.Event()
         self.go.set()
         self.cancelled = 0
@@ -36,6 +37,8 @@ class FakePredictor:
     def find(self, name, version):
         if name not in (None, *self.models):
             raise ModelNotFound(f"there is no model {name!r}")
+        if version not in (None, *MODEL.versions):
+            raise ModelNotFound(f"{name} has no version {version}")
         return MODEL, version or MODEL.latest
 
     async def predict(self, model, version, tensor, deadline):
@@ -50,5 +53,5 @@ class FakePredictor:
         except asyncio.CancelledError:
             self.cancelled += 1
             raise
-        boxes = np.array([[0, 0, 32, 32], [32, 0, 64, 32]], np.float32)
+        boxes = np.array(self.boxes, np.float32)
         return RawPredictions(boxes, np.array([0.9, 0.6], np.float32), np.array([0, 1], np.int32))

@@ -84,6 +84,7 @@ class TritonEnvironment:
             "VIRTUAL_ENV": str(self.root),
             "LD_LIBRARY_PATH": os.pathsep.join(map(str, libraries)),
             "PYTHONDONTWRITEBYTECODE": "1",
+            "ORT_DISABLE_TELEMETRY": "1",  # ONNX Runtime would report to Microsoft by default
         }
 
     @property
@@ -110,11 +111,12 @@ def _libpython_folder(directory: Path) -> list[Path]:
     fetched = directory / "libpython"
     found = next(fetched.rglob(_LIBPYTHON), None)
     if found is None:
-        _fetch_debian_package(f"libpython{_PYTHON}", fetched)
+        reason = _fetch_debian_package(f"libpython{_PYTHON}", fetched)
         found = next(fetched.rglob(_LIBPYTHON), None)
     if found is None:
         raise UnsupportedMachine(
-            f"Triton's Python backend needs {_LIBPYTHON}; install it with: sudo apt-get install libpython{_PYTHON}"
+            f"Triton's Python backend needs {_LIBPYTHON}, which could not be fetched ({reason}); on Debian and Ubuntu "
+            f"install it with: sudo apt-get update && sudo apt-get install libpython{_PYTHON}"
         )
     return [found.parent]
 
@@ -127,13 +129,15 @@ def _loads(library: str) -> bool:
     return True
 
 
-def _fetch_debian_package(package: str, target: Path) -> None:
-    """Download one package and unpack it into `target`; leave nothing there if that fails."""
+def _fetch_debian_package(package: str, target: Path) -> str:
+    """Download one package and unpack it into `target`; the reason if that fails, which leaves nothing there."""
     if not (shutil.which("apt-get") and shutil.which("dpkg-deb")):
-        return
+        return "there is no apt-get here"
     with tempfile.TemporaryDirectory() as scratch:
         download = ["apt-get", "download", "-q", package]
-        if subprocess.run(download, cwd=scratch, capture_output=True, check=False).returncode:  # noqa: S603 (fixed words)
-            return
+        done = subprocess.run(download, cwd=scratch, capture_output=True, text=True, check=False)  # noqa: S603 (fixed words)
+        if done.returncode:
+            return done.stderr.strip().rpartition("\n")[2] or "apt-get failed"
         for archive in Path(scratch).glob("*.deb"):
             subprocess.run(["dpkg-deb", "-x", archive, target], check=True)  # noqa: S603, S607 (fixed words)
+    return ""

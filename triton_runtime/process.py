@@ -10,16 +10,17 @@ import signal
 import time
 from collections import deque
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-    from pathlib import Path
 
 _FIRST_BACKOFF_SECONDS: Final = 0.5
 _LAST_BACKOFF_SECONDS: Final = 10.0
 _STEADY_SECONDS: Final = 30.0  # one that lived this long starts again with the first backoff
 _TAIL_LINES: Final = 20
+_SHARED_MEMORY: Final = Path("/dev/shm")  # noqa: S108 (it is where POSIX shared memory lives)
 _PR_SET_PDEATHSIG: Final = 1
 _libc: Final = ctypes.CDLL(None)
 
@@ -35,6 +36,7 @@ class Child:
         log: file for its output; None leaves it on the parent's standard error.
         stop_seconds: how long it gets to stop before it is killed.
         report: called with a line for people when it dies and when it is started again.
+        shared_memory_prefix: how the names of its files in /dev/shm begin; what a killed one left is removed.
     """
 
     name: str
@@ -43,6 +45,7 @@ class Child:
     log: Path | None
     stop_seconds: float
     report: Callable[[str], None]
+    shared_memory_prefix: str = ""
     restarts: int = field(default=0, init=False)
     _process: asyncio.subprocess.Process | None = field(default=None, init=False)
 
@@ -89,13 +92,16 @@ class Child:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)  # what it started and left behind
         await process.wait()
+        if self.shared_memory_prefix:
+            for leftover in _SHARED_MEMORY.glob(f"{self.shared_memory_prefix}*"):
+                leftover.unlink(missing_ok=True)
 
     def tail(self) -> str:
         """The last lines of the log, indented under a line for people; nothing without a log."""
         if self.log is None or not self.log.is_file():
             return ""
         with self.log.open(errors="replace") as lines:
-            last = deque(lines, _TAIL_LINES)
+            last = deque((line for line in lines if not line.startswith(("+-", "| "))), _TAIL_LINES)  # no option tables
         return f"; the end of {self.log}:\n" + "".join(f"    {line}" for line in last).rstrip()
 
 

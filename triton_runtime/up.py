@@ -159,6 +159,7 @@ def _triton(environment: TritonEnvironment, settings: UpSettings) -> Child:
     log = settings.state_directory / "triton.log"
     if log.is_file():
         log.replace(log.with_suffix(".log.1"))
+    shared_memory_prefix = f"eagleeye_{os.getpid()}_"
     backends = environment.prepare(settings.state_directory.absolute())
     command: list[str | Path] = [
         environment.server,
@@ -173,6 +174,7 @@ def _triton(environment: TritonEnvironment, settings: UpSettings) -> Child:
         # a new version that `eagleeye export` publishes is served without a restart
         "--model-control-mode=poll",
         "--repository-poll-secs=2",
+        f"--backend-config=python,shm-region-prefix-name={shared_memory_prefix}",
         "--exit-on-error=false",  # one broken model must not keep the others from being served
         f"--exit-timeout-secs={_TRITON_STOP_SECONDS}",
     ]
@@ -183,6 +185,7 @@ def _triton(environment: TritonEnvironment, settings: UpSettings) -> Child:
         log=log,
         stop_seconds=_TRITON_STOP_SECONDS + 5,
         report=_say,
+        shared_memory_prefix=shared_memory_prefix,
     )
 
 

@@ -11,7 +11,7 @@ from aiohttp import web
 from gateway import tracing
 from gateway.errors import GatewayError
 from gateway.observer import OK, fit_request_id
-from gateway.rest import body, detect, models, probes, problems
+from gateway.rest import access, body, cors, detect, docs, inference, models, probes, problems
 from gateway.rest.face import EVENT, REQUEST_ID
 
 if TYPE_CHECKING:
@@ -28,9 +28,25 @@ _log = structlog.get_logger()
 
 def application(face: RestFace) -> web.Application:
     """The application with all routes."""
-    app = web.Application(middlewares=[_observing(face)])
-    for routes in (detect.routes, models.routes, probes.routes):
+    # Bodies are inflated by `body.read`: aiohttp would go on inflating one that was refused, for as long as it comes.
+    app = web.Application(middlewares=[_observing(face)], handler_args={"auto_decompress": False})
+    for routes in (detect.routes, inference.routes, models.routes, docs.routes):
         app.add_routes(routes(face))
+    if not face.has_admin_port:
+        app.add_routes(probes.routes(face))
+    if face.cors_origins:
+        app.middlewares.append(cors.preflight(face.cors_origins))
+        app.on_response_prepare.append(cors.sharing(face.cors_origins))
+    if face.access:
+        app.middlewares.append(access.key_required(face.access))
+        app.on_response_prepare.append(access.add_quota)
+    return app
+
+
+def admin_application(face: RestFace) -> web.Application:
+    """Probes and metrics alone, for a port that only operators reach: none of them needs a key there."""
+    app = web.Application(middlewares=[_observing(face)])
+    app.add_routes(probes.routes(face))
     return app
 
 
@@ -46,8 +62,8 @@ def _observing(face: RestFace) -> Callable[..., Awaitable[web.StreamResponse]]:
             response, code = await _answer_or_problem(face, request, handler)
         response.headers[_REQUEST_ID_HEADER] = request_id
         response.headers["Cache-Control"] = "no-store"
-        if face.lifecycle.is_draining:
-            response.force_close()  # the caller's next request shall find another gateway
+        if face.lifecycle.is_draining or body.is_held_back(request):
+            response.force_close()  # draining, so that the caller's next request finds another gateway
         if request.path not in probes.PATHS:
             face.observer.finished(
                 code,
@@ -75,22 +91,21 @@ async def _answer_or_problem(
     face: RestFace, request: web.Request, handler: RequestHandler
 ) -> tuple[web.StreamResponse, str]:
     """The response and its `code`: `ok`, or the stable code of the problem it is."""
-    request_id = request[REQUEST_ID]
     try:
         return await handler(request), OK
     except GatewayError as error:
-        return problems.from_error(error, request_id), error.code
+        return problems.from_error(error, request), error.code
     except body.UploadTimeout:
         detail = f"the body did not arrive within {face.upload_timeout_seconds:g} s"
-        return problems.problem(408, "upload_timeout", detail, request_id, {"Connection": "close"}), "upload_timeout"
+        return problems.problem(408, "upload_timeout", detail, request, {"Connection": "close"}), "upload_timeout"
     except web.HTTPMethodNotAllowed as error:
         allowed = ", ".join(sorted(error.allowed_methods))
         detail = f"{request.method} is not allowed on {request.path}; allowed: {allowed}"
         headers = {"Allow": allowed}
-        return problems.problem(405, "method_not_allowed", detail, request_id, headers), "method_not_allowed"
+        return problems.problem(405, "method_not_allowed", detail, request, headers), "method_not_allowed"
     except web.HTTPNotFound:
-        return problems.problem(404, "not_found", f"there is no {request.path}", request_id), "not_found"
+        return problems.problem(404, "not_found", f"there is no {request.path}", request), "not_found"
     except Exception:  # noqa: BLE001 the last line of defence: the caller gets an answer, the log gets the traceback
-        _log.exception("unexpected error", request_id=request_id)
+        _log.exception("unexpected error", request_id=request[REQUEST_ID])
         detail = "an unexpected error happened; the log has it under the request id"
-        return problems.problem(500, "internal", detail, request_id), "internal"
+        return problems.problem(500, "internal", detail, request), "internal"

@@ -1,40 +1,97 @@
-"""Reads a request's body within limits of size and time."""
+"""Reads a request's body within limits of size and time, whatever its `Content-Encoding`."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+import zlib
+from typing import TYPE_CHECKING, Final
 
-from gateway.image import too_many_bytes
+from aiohttp import HttpVersion11, web
+
+from gateway.errors import ImageTooLarge, InvalidParameter, UnsupportedMediaType
 
 if TYPE_CHECKING:
-    from aiohttp import web
+    from collections.abc import AsyncIterator
 
-    from gateway.image import ImageLimits
+_IDENTITY: Final = "identity"
+_CODINGS: Final = ("gzip", "deflate")
+_ANY_WINDOW_AND_HEADER: Final = 32 + zlib.MAX_WBITS  # zlib finds out by itself whether its own or gzip's header comes
+_CONTINUE_IS_DUE: Final = web.RequestKey("continue_is_due", bool)
 
 
 class UploadTimeout(Exception):
     """The body did not arrive in time. It concerns this face alone, so it is no `GatewayError`."""
 
 
-async def read(request: web.Request, limits: ImageLimits, timeout_seconds: float) -> bytes:
-    """The whole body. One that is too large is refused as soon as that is known, not after it was received.
+async def on_expect(request: web.Request) -> None:
+    """An `expect_handler` that puts `100 Continue` off until `read` wants the body: refusals come without an upload."""
+    is_asked = request.headers["Expect"].lower() == "100-continue"
+    request[_CONTINUE_IS_DUE] = is_asked and request.version >= HttpVersion11
+
+
+def is_held_back(request: web.Request) -> bool:
+    """Whether the client still waits for `100 Continue`: nobody knows what it sends next, so close after answering."""
+    return bool(request.get(_CONTINUE_IS_DUE))
+
+
+async def read(request: web.Request, max_bytes: int, timeout_seconds: float) -> bytes:
+    """The whole body, inflated. One that is too large is refused as soon as that is known, not after it was received.
 
     Raises:
-        ImageTooLarge: over `limits.max_bytes`, declared or received.
-        UploadTimeout: not complete after `timeout_seconds`.
+        ImageTooLarge: over `max_bytes`, declared, received or inflated.
+        InvalidParameter: it is not what its `Content-Encoding` says.
+        UnsupportedMediaType: the `Content-Encoding` is neither gzip nor deflate.
+        UploadTimeout: not complete after `timeout_seconds`, however steadily it trickles.
     """
-    if (request.content_length or 0) > limits.max_bytes:
-        raise too_many_bytes(limits)
-    chunks: list[bytes] = []
-    received = 0
+    coding = request.headers.get("Content-Encoding", _IDENTITY).strip().lower()
+    if coding not in {_IDENTITY, *_CODINGS}:
+        raise UnsupportedMediaType(
+            f"the content encoding {coding[:100]!r} is not known; allowed: {', '.join(_CODINGS)}"
+        )
+    if (request.content_length or 0) > max_bytes:
+        raise too_many_bytes(max_bytes)
+    if is_held_back(request):
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        request.writer.output_size = 0  # the answer has not begun
+        request[_CONTINUE_IS_DUE] = False
+    chunks = _received(request, max_bytes)
+    if coding != _IDENTITY:
+        chunks = _inflated(chunks, coding, max_bytes)
     try:
         async with asyncio.timeout(timeout_seconds):
-            async for chunk in request.content.iter_any():
-                received += len(chunk)
-                if received > limits.max_bytes:
-                    raise too_many_bytes(limits)
-                chunks.append(chunk)
+            return b"".join([chunk async for chunk in chunks])
     except TimeoutError:
         raise UploadTimeout from None
-    return b"".join(chunks)
+
+
+def too_many_bytes(max_bytes: int) -> ImageTooLarge:
+    """The refusal of a body that is over the limit."""
+    return ImageTooLarge(f"the body has more than {max_bytes:,} bytes, the most that is accepted")
+
+
+async def _received(request: web.Request, max_bytes: int) -> AsyncIterator[bytes]:
+    size = 0
+    async for chunk in request.content.iter_any():
+        size += len(chunk)
+        if size > max_bytes:
+            raise too_many_bytes(max_bytes)
+        yield chunk
+
+
+async def _inflated(chunks: AsyncIterator[bytes], coding: str, max_bytes: int) -> AsyncIterator[bytes]:
+    """Inflate in a thread, and never more than the limit and one byte: a bomb ends there."""
+    inflater = zlib.decompressobj(_ANY_WINDOW_AND_HEADER)
+    size = 0
+    try:
+        async for chunk in chunks:
+            piece = await asyncio.to_thread(inflater.decompress, chunk, max_bytes + 1 - size)
+            size += len(piece)
+            if size > max_bytes:
+                raise too_many_bytes(max_bytes)
+            if inflater.unused_data:
+                raise InvalidParameter(f"the body goes on after its {coding} data")
+            yield piece
+    except zlib.error as error:
+        raise InvalidParameter(f"the body is not {coding}, as its Content-Encoding says") from error
+    if not inflater.eof:
+        raise InvalidParameter(f"the {coding} data of the body are cut short")

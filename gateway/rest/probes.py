@@ -12,7 +12,7 @@ from gateway.rest.face import json_response
 if TYPE_CHECKING:
     from gateway.rest.face import RestFace
 
-PATHS: Final = frozenset({"/healthz", "/readyz", "/metrics"})
+PATHS: Final = frozenset({"/healthz", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready"})
 """Asked too often to be worth a log line."""
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import http
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 from aiohttp import web
 
 from gateway import errors
+from gateway.rest.face import REQUEST_ID
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -16,40 +17,53 @@ if TYPE_CHECKING:
 HTTP_STATUS: Final[dict[type[errors.GatewayError], int]] = {
     errors.InvalidImage: 400,
     errors.InvalidParameter: 400,
+    errors.Unauthorized: 401,
     errors.ModelNotFound: 404,
     errors.ImageTooLarge: 413,
     errors.UnsupportedMediaType: 415,
+    errors.RateLimited: 429,
     errors.InvalidPrediction: 502,
     errors.Overloaded: 503,
     errors.TritonUnavailable: 503,
     errors.DeadlineExceeded: 504,
 }
 _RETRY_AFTER_SECONDS: Final = 1  # a Triton that is away is probed more often than this
+OIP_PREFIX: Final = "/v2"
 
 
-def from_error(error: errors.GatewayError, request_id: str) -> web.Response:
+def from_error(error: errors.GatewayError, request: web.Request) -> web.Response:
     """The answer to a request that the core refused or could not serve."""
     status = HTTP_STATUS[type(error)]
     headers = {}
-    if isinstance(error, errors.Overloaded):
+    if isinstance(error, errors.Overloaded | errors.RateLimited):
         headers["Retry-After"] = str(error.retry_after_seconds)
+    elif isinstance(error, errors.Unauthorized):
+        headers["WWW-Authenticate"] = "Bearer"
     elif isinstance(error, errors.TritonUnavailable):
         headers["Retry-After"] = str(_RETRY_AFTER_SECONDS)
-    return problem(status, error.code, str(error), request_id, headers)
+    return problem(status, error.code, str(error), request, headers)
+
+
+def fields(error: errors.GatewayError) -> dict[str, Any]:
+    """A problem document's members that tell about the error itself, for an answer that holds several."""
+    return _fields(HTTP_STATUS[type(error)], error.code, str(error))
 
 
 def problem(
-    status: int, code: str, detail: str, request_id: str, headers: Mapping[str, str] | None = None
+    status: int, code: str, detail: str, request: web.Request, headers: Mapping[str, str] | None = None
 ) -> web.Response:
-    """One problem document: `code` is stable and for programs, `detail` for people."""
-    body = {
-        "type": "about:blank",
-        "title": http.HTTPStatus(status).phrase,
-        "status": status,
-        "code": code,
-        "detail": detail,
-        "request_id": request_id,
-    }
+    """One problem document: `code` is stable and for programs, `detail` for people.
+
+    Clients of the Open Inference Protocol look for the text in `error`, so on its routes it stands there too.
+    """
+    body = {**_fields(status, code, detail), "request_id": request[REQUEST_ID]}
+    if request.path.startswith(OIP_PREFIX):
+        body["error"] = detail
     return web.Response(
         status=status, body=orjson.dumps(body), content_type="application/problem+json", headers=headers
     )
+
+
+def _fields(status: int, code: str, detail: str) -> dict[str, Any]:
+    title = http.HTTPStatus(status).phrase
+    return {"type": "about:blank", "title": title, "status": status, "code": code, "detail": detail}

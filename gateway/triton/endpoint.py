@@ -20,6 +20,7 @@ from gateway.errors import (
     Overloaded,
     TritonUnavailable,
 )
+from gateway.model import find
 from gateway.triton.contract import BOXES, CLASS_IDS, IMAGES, SCORES, ContractError, parse_model
 
 if TYPE_CHECKING:
@@ -78,16 +79,7 @@ class Endpoint:
 
     def find(self, name: str | None, version: int | None) -> tuple[Model, int]:
         """See `gateway.detector.Predictor.find`."""
-        if not self.models:
-            raise TritonUnavailable("no Triton serves a detector at the moment; try again shortly")
-        model = self._only_model() if name is None else self.models.get(name)
-        if model is None:
-            raise ModelNotFound(f"there is no model {name!r}; served are: {', '.join(sorted(self.models))}")
-        if version is not None and version not in model.versions:
-            raise ModelNotFound(
-                f"{model.name} has no version {version}; served are: {', '.join(map(str, model.versions))}"
-            )
-        return model, version if version is not None else model.latest
+        return find(self.models, name, version)
 
     async def predict(self, model: Model, version: int, tensor: UInt8Array, deadline: Deadline) -> RawPredictions:
         """See `gateway.detector.Predictor.predict`."""
@@ -103,11 +95,6 @@ class Endpoint:
         except ValueError as error:
             _log.error("invalid prediction", endpoint=self.url, model=model.name, version=version, reason=str(error))
             raise InvalidPrediction(f"Triton's answer for {model.name} breaks the model contract") from error
-
-    def _only_model(self) -> Model:
-        if len(self.models) > 1:
-            raise ModelNotFound(f"several models are served; name one of them: {', '.join(sorted(self.models))}")
-        return next(iter(self.models.values()))
 
     def _translate(self, error: grpc.aio.AioRpcError, model: Model, deadline: Deadline) -> GatewayError:
         """What a failed inference means to the caller. Triton's own words go to the log, not to the answer."""

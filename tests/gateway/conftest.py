@@ -19,8 +19,10 @@ from gateway.rest.app import application
 from gateway.rest.face import RestFace
 from gateway.rpc import RpcFace, serving_rpc
 from tests.fakes import FakePredictor
+from tests.gateway.keyring import Clock, Keyring
 
 LIMITS = ImageLimits(max_bytes=100_000, max_pixels=1_000_000)
+MAX_BODY_BYTES = 300_000
 MAX_INFLIGHT = 4
 
 
@@ -53,19 +55,25 @@ async def detector(predictor, metrics):
 
 
 @pytest.fixture
-async def rest(detector, lifecycle, predictor, metrics):
-    """An HTTP client of a real server on a free port."""
-    face = RestFace(
+def rest_face(detector, lifecycle, predictor, metrics):
+    return RestFace(
         detector=detector,
         lifecycle=lifecycle,
         models=lambda: predictor.models,
+        find=predictor.find,
         metrics=metrics,
         observer=Observer(metrics, "rest"),
         limits=LIMITS,
+        max_body_bytes=MAX_BODY_BYTES,
         upload_timeout_seconds=1,
         timeout_seconds=5,
     )
-    server = TestServer(application(face), handler_cancellation=True)
+
+
+@pytest.fixture
+async def rest(rest_face):
+    """An HTTP client of a real server on a free port."""
+    server = TestServer(application(rest_face), handler_cancellation=True)
     async with TestClient(server) as client:
         yield client
 
@@ -98,3 +106,15 @@ async def channel(rpc_face):
 def rpc(channel):
     """The inference service's stub."""
     return service_pb2_grpc.GRPCInferenceServiceStub(channel)
+
+
+@pytest.fixture
+def keyring(tmp_path):
+    """A file of keys, and what the gateway can't know: the keys themselves."""
+    return Keyring(tmp_path / "keys.json")
+
+
+@pytest.fixture
+def clock():
+    """Time that passes only when a test says so."""
+    return Clock()

@@ -59,6 +59,13 @@ def test_nms_leaves_other_classes_alone():
     assert boxes.nms(xyxy, scores, classes, 0.5, 10).tolist() == [1, 2]
 
 
+def test_agnostic_nms_does_not_ask_for_the_class():
+    """The better of two things on one box stays, whatever they are."""
+    xyxy = box_array((0, 0, 2, 2), (0, 0, 2, 2), (5, 5, 6, 6))
+    scores, classes = np.array([0.5, 0.9, 0.7], np.float32), np.array([0, 1, 0], np.int32)
+    assert boxes.nms(xyxy, scores, classes, 0.5, 10, agnostic=True).tolist() == [1, 2]
+
+
 def test_nms_of_nothing_is_nothing():
     """No candidates is an everyday case."""
     assert boxes.nms(box_array(), np.zeros(0, np.float32), np.zeros(0, np.int32), 0.5, 10).tolist() == []

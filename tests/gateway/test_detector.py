@@ -1,13 +1,17 @@
 """The core, from bytes to detections, over a fake predictor."""
 
 import asyncio
+import dataclasses
 
 import pytest
 
+from gateway.annotate import label_colour
 from gateway.deadline import Deadline
 from gateway.detector import Query
 from gateway.errors import DeadlineExceeded, InvalidParameter, ModelNotFound, Overloaded
-from tests.gateway.conftest import MAX_INFLIGHT
+from gateway.image import decode
+from tests.fakes import MODEL
+from tests.gateway.conftest import LIMITS, MAX_INFLIGHT
 
 SOON = 5.0
 
@@ -45,6 +49,22 @@ async def test_an_unknown_class_is_named(detector, png):
     """The message says what the model knows."""
     with pytest.raises(InvalidParameter, match=r"'cow'.*ids 0 to 1 or: cat, dog"):
         await detector.detect(png, Query(classes=("cow",)), Deadline.after(SOON))
+
+
+def test_a_label_comes_before_an_id():
+    """A class that is called by another's number is found by its name; of two with one name, the first is."""
+    model = dataclasses.replace(MODEL, labels=("1", "1"))
+    assert Query(classes=("1",)).thresholds(model).class_ids == {0}
+
+
+async def test_a_picture_is_drawn_only_where_it_is_asked_for(detector, png):
+    """It has the size of the upload, and the boxes in the colours of their labels."""
+    assert (await detector.detect(png, Query(), Deadline.after(SOON))).picture is None
+    result = await detector.detect(png, Query(), Deadline.after(SOON), with_picture=True)
+    picture = decode(result.picture, LIMITS)
+    assert picture.shape == (48, 96, 3)
+    assert picture[24, 0].tolist() == pytest.approx(label_colour("cat"), abs=60)
+    assert "encode" in result.timing_ms
 
 
 @pytest.mark.parametrize("values", [{"score_threshold": 1.01}, {"iou_threshold": -0.1}, {"max_detections": 0}])

@@ -143,6 +143,7 @@ async def test_nothing_found_is_empty_tensors(rpc, png):
         ({"parameters": to_parameters(classes="dog, 0")}, ("3", ["cat", "dog"])),
         ({"parameters": to_parameters(classes="dog")}, ("3", ["dog"])),
         ({"parameters": to_parameters(iou_threshold=0, timeout_ms=4000.0)}, ("3", ["cat", "dog"])),
+        ({"parameters": to_parameters(agnostic_nms=True)}, ("3", ["cat", "dog"])),
         ({"parameters": to_parameters(score_threshold="0.7")}, ("3", ["cat"])),
     ],
 )

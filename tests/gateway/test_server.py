@@ -1,10 +1,87 @@
-"""The gateway as a process: what stops its start."""
+"""The gateway as a process: what stops its start, and who it lets in."""
 
+import json
 import socket
 import subprocess
 import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
 
+import click
+import grpc
 import pytest
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+
+from gateway.settings import Origins, refuse_open_doors
+
+COMMAND = [sys.executable, "-m", "gateway", "--triton-url", "127.0.0.1:1", "--http-port", "0", "--grpc-port", "0"]
+
+
+class Gateway:
+    """A gateway that runs, its log, and where its faces listen."""
+
+    def __init__(self, log, *options):
+        self._log = log
+        options = ("--log-format", "json", "--drain-seconds", "0", *options)
+        with log.open("wb") as out:
+            self.process = subprocess.Popen([*COMMAND, *options], stdout=out, stderr=out)
+        faces = {"rest", "grpc", "admin"} if "--admin-port" in options else {"rest", "grpc"}
+        while not faces <= self.addresses.keys():
+            assert self.process.poll() is None, self.output
+            time.sleep(0.02)
+
+    @property
+    def output(self):
+        return self._log.read_text()
+
+    @property
+    def addresses(self):
+        """By face; a line that is still being written does not count."""
+        lines = [json.loads(line) for line in self.output.splitlines(keepends=True) if line.endswith("}\n")]
+        return {line["face"]: line.get("url", line.get("address")) for line in lines if line["event"] == "listening"}
+
+    def get(self, face, path, **headers):
+        """Status and body of a GET."""
+        url = self.addresses[face].replace("0.0.0.0", "127.0.0.1") + path
+        headers = {name.replace("_", "-"): value for name, value in headers.items()}
+        try:
+            with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=10) as response:
+                return response.status, response.read().decode()
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, error.read().decode()
+
+    def send(self, data):
+        """The answer to bytes that may be no HTTP."""
+        host, _, port = self.addresses["rest"].removeprefix("http://").rpartition(":")
+        with socket.create_connection((host, int(port)), timeout=10) as connection:
+            connection.sendall(data)
+            return connection.makefile("rb").readline()
+
+
+@pytest.fixture
+def start(tmp_path):
+    """Starts gateways, and sees to it that none outlives the test."""
+    started = []
+
+    def start(*options):
+        started.append(Gateway(tmp_path / f"{len(started)}.log", *options))
+        return started[-1]
+
+    yield start
+    for gateway in started:
+        gateway.process.terminate()
+        gateway.process.wait(20)
+
+
+def refusal(*command):
+    """The one line with which a command ends that must not start."""
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    assert ended.returncode == 1
+    (line,) = ended.stderr.splitlines()
+    return line
 
 
 @pytest.mark.parametrize("option", ["--http-port", "--grpc-port"])
@@ -22,3 +99,123 @@ def test_a_busy_port_is_named_in_one_line(option):
     assert ended.returncode == 1
     assert line.startswith("Error: can't listen: ")
     assert str(port) in line
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.7", "2001:db8::7", "board.example", ""])
+@pytest.mark.parametrize("face", ["http", "grpc"])
+def test_an_address_that_others_reach_needs_keys(face, host):
+    """Whatever is not sure to be this machine alone; with keys, or if that is wanted, it may be had."""
+    hosts = {"http_host": "127.0.0.1", "grpc_host": "127.0.0.1"} | {f"{face}_host": host}
+    refuse_open_doors(**hosts, keys_file=Path("keys.json"), insecure=False)
+    refuse_open_doors(**hosts, keys_file=None, insecure=True)
+    with pytest.raises(click.ClickException, match=f"--{face}-host"):
+        refuse_open_doors(**hosts, keys_file=None, insecure=False)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "::1", "localhost"])
+def test_an_address_that_only_this_machine_reaches_needs_none(host):
+    """A laptop is served as it always was."""
+    refuse_open_doors(http_host=host, grpc_host=host, keys_file=None, insecure=False)
+
+
+@pytest.mark.parametrize("option, host", [("--http-host", "0.0.0.0"), ("--grpc-host", "::")])
+def test_a_public_address_without_keys_is_refused(option, host):
+    """In one line that says what would be allowed."""
+    line = refusal(*COMMAND, option, host)
+    assert line.startswith(f"Error: {option} {host!r} can be reached from other machines")
+    assert "--keys-file" in line
+    assert "--insecure" in line
+
+
+def test_up_refuses_a_public_address_as_well(tmp_path):
+    """Before it starts or writes anything."""
+    state = tmp_path / "state"
+    line = refusal(sys.executable, "-m", "eagleeye", "up", "--http-host", "0.0.0.0", "--state-directory", str(state))
+    assert line.startswith("Error: --http-host '0.0.0.0' can be reached from other machines")
+    assert not state.exists()
+
+
+def test_insecure_serves_everyone(start):
+    """Whoever says so gets it."""
+    gateway = start("--http-host", "0.0.0.0", "--grpc-host", "0.0.0.0", "--insecure")
+    assert gateway.get("rest", "/v1/models")[0] == 200
+
+
+def test_a_public_address_with_keys_asks_for_them(start, keyring):
+    """And takes a key that is added while it runs."""
+    gateway = start("--http-host", "0.0.0.0", "--keys-file", str(keyring.path))
+    assert gateway.get("rest", "/v1/models")[0] == 401
+    secret = keyring.add("late")
+    deadline = time.monotonic() + 10
+    while gateway.get("rest", "/v1/models", X_API_Key=secret)[0] != 200:
+        assert time.monotonic() < deadline, gateway.output
+        time.sleep(0.05)
+
+
+def test_a_broken_keys_file_stops_the_start(keyring):
+    """In one line that names the entry and what is allowed."""
+    keyring.path.write_text('{"version": 1, "keys": [{"name": "camera-7", "sha256": "?"}]}')
+    line = refusal(*COMMAND, "--keys-file", str(keyring.path))
+    assert line.startswith("Error: ")
+    assert "keys[0] 'camera-7': 'sha256' must be 64 lower-case hexadecimal digits" in line
+
+
+@pytest.mark.parametrize("origins", ["https://a.example/path", "a.example", "*,https://a.example", "null"])
+def test_an_origin_that_no_browser_sends_is_refused(origins):
+    """It would silently allow nothing."""
+    with pytest.raises(click.BadParameter, match="is no origin such as"):
+        Origins().convert(origins, None, None)
+
+
+@pytest.mark.parametrize(
+    "text, origins",
+    [
+        ("", ()),
+        ("*", ("*",)),
+        ("https://A.example, http://127.0.0.1:3000", ("https://a.example", "http://127.0.0.1:3000")),
+    ],
+)
+def test_origins_are_a_list(text, origins):
+    """Separated by commas, in lower case as browsers write them."""
+    assert Origins().convert(text, None, None) == origins
+
+
+def test_an_admin_port_is_a_port_of_its_own(start, keyring):
+    """It serves probes and metrics without a key, and nothing else does."""
+    gateway = start("--admin-port", "0", "--keys-file", str(keyring.path), "--cors-origins", "https://a.example")
+    assert gateway.get("admin", "/healthz")[0] == 200
+    assert gateway.get("admin", "/readyz")[0] == 503  # there is no Triton
+    assert "eagleeye_inflight" in gateway.get("admin", "/metrics")[1]
+    assert gateway.get("admin", "/v1/models")[0] == 404
+    assert gateway.get("rest", "/healthz")[0] == 404
+
+
+def test_no_key_gets_into_logs_or_metrics(start, keyring):
+    """Whether known or not, wherever it is sent, and even if the request is no HTTP; the key's name does."""
+    known, unknown = keyring.add("camera-7", rate=1000), "an-unknown-secret"
+    gateway = start("--keys-file", str(keyring.path))
+    for secret in (known, unknown):
+        for headers in ({"X_API_Key": secret}, {"Authorization": f"Bearer {secret}"}, {"Authorization": secret}):
+            gateway.get("rest", "/v1/models/toy", **headers)
+            gateway.get("rest", f"/v1/detect?key={secret}", **headers)
+        for malformed in (
+            f"Authorization: Bearer {secret}\0",
+            f"X-API-Key {secret}",
+            f"Content-Length: {secret}",
+            f"X-API-Key: {secret}{'x' * 20_000}",
+        ):
+            answer = gateway.send(f"GET / HTTP/1.1\r\nHost: x\r\n{malformed}\r\n\r\n".encode())
+            assert answer.startswith(b"HTTP/1.0 400 ")
+        with grpc.insecure_channel(gateway.addresses["grpc"]) as channel:
+            rpc = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+            for metadata in ((("x-api-key", secret),), (("authorization", f"Bearer {secret}"),)):
+                with pytest.raises(grpc.RpcError):
+                    rpc.ModelInfer(service_pb2.ModelInferRequest(), metadata=metadata)
+    status, metrics = gateway.get("rest", "/metrics", X_API_Key=known)
+    assert status == 200
+    assert 'code="unauthorized"' in metrics
+    assert gateway.output.count('"key":"camera-7"') == 6
+    assert gateway.output.count("malformed request: ") == 8
+    for secret in (known, unknown):
+        assert secret not in gateway.output
+        assert secret not in metrics

@@ -15,11 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import aiohttp
+import numpy as np
 import psutil
 import pytest
 
 from tests.conftest import REPOSITORY
 
+MODEL = "damoyolo_ns_deeppcb"
 READY_SECONDS = 180
 PORT_SETTINGS = ("http", "grpc", "triton_http", "triton_grpc", "triton_metrics")
 
@@ -33,6 +35,13 @@ def free_ports(count):
     for each in sockets:
         each.close()
     return ports
+
+
+def detections(result):
+    """What a client of the Open Inference Protocol got, in the form of `expected`."""
+    labels, class_ids, scores, boxes = (result.as_numpy(name) for name in ("labels", "class_ids", "scores", "boxes"))
+    assert (scores.dtype, boxes.dtype) == (np.float32, np.float32)
+    return labels.tolist(), class_ids.tolist(), scores.tolist(), boxes.tolist()
 
 
 @dataclass
@@ -100,6 +109,10 @@ class Platform:
                     found.append(process)
         return found
 
+    def shared_memory(self):
+        """What lies in /dev/shm for it."""
+        return list(Path("/dev/shm").glob(f"eagleeye_{self.process.pid}_*"))
+
     def triton_metric(self, name):
         """One of Triton's own counters, summed over models."""
         with urllib.request.urlopen(f"http://127.0.0.1:{self.ports['triton_metrics']}/metrics", timeout=5) as response:
@@ -137,6 +150,20 @@ async def http(platform):
     platform.wait_until_ready()
     async with aiohttp.ClientSession(platform.url) as session:
         yield session
+
+
+@pytest.fixture
+async def expected(http, board):
+    """What REST finds on the sample: labels, class ids, and scores and boxes as float32."""
+    async with http.post("/v1/detect", data=board) as response:
+        found = (await response.json())["detections"]
+    assert found
+    return (
+        [detection["label"].encode() for detection in found],
+        [detection["class_id"] for detection in found],
+        np.array([detection["score"] for detection in found], np.float32).tolist(),
+        np.array([list(detection["box"].values()) for detection in found], np.float32).tolist(),
+    )
 
 
 @pytest.fixture

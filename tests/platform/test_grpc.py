@@ -11,7 +11,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 from tritonclient.utils import InferenceServerException
 
-MODEL = "damoyolo_ns_deeppcb"
+from tests.platform.conftest import MODEL, detections
 
 
 @pytest.fixture
@@ -21,31 +21,10 @@ def address(platform):
     return f"127.0.0.1:{platform.ports['grpc']}"
 
 
-@pytest.fixture
-async def expected(http, board):
-    """What REST finds on the sample, as float32."""
-    async with http.post("/v1/detect", data=board) as response:
-        found = (await response.json())["detections"]
-    assert found
-    return (
-        [detection["label"].encode() for detection in found],
-        [detection["class_id"] for detection in found],
-        np.array([detection["score"] for detection in found], np.float32).tolist(),
-        np.array([list(detection["box"].values()) for detection in found], np.float32).tolist(),
-    )
-
-
 def image_input(*images):
     tensor = triton_grpc.InferInput("image", [len(images)], "BYTES")
     tensor.set_data_from_numpy(np.array(images, object))
     return tensor
-
-
-def detections(result):
-    """A client's result in the form of `expected`."""
-    labels, class_ids, scores, boxes = (result.as_numpy(name) for name in ("labels", "class_ids", "scores", "boxes"))
-    assert (scores.dtype, boxes.dtype) == (np.float32, np.float32)
-    return labels.tolist(), class_ids.tolist(), scores.tolist(), boxes.tolist()
 
 
 async def test_the_blocking_client_finds_what_rest_finds(address, board, expected):

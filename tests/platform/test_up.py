@@ -8,11 +8,15 @@ import signal
 import socket
 import subprocess
 import sys
+import time
+import urllib.request
 
 import psutil
 import pytest
 
 from tests.conftest import missing
+from tests.gateway.keyring import Keyring
+from tests.platform.conftest import free_ports
 
 
 def test_the_printed_curl_line_finds_defects(platform):
@@ -35,8 +39,10 @@ def test_a_second_start_does_nothing_twice_and_a_signal_leaves_nothing(start, mo
     assert platform.children("tritonserver")
     assert platform.children("triton_python_backend_stub")
     assert platform.children("gateway")
+    assert platform.shared_memory()
 
     assert platform.stop(number) == (0, [])
+    assert not platform.shared_memory()
     assert (exported.stat().st_ino, exported.stat().st_mtime_ns) == before
     assert [path.name for path in exported.parent.parent.iterdir() if path.is_dir()] == ["1"]
 
@@ -53,6 +59,7 @@ def test_a_signal_while_starting_stops_everything(start):
     while not platform.children("tritonserver"):
         assert platform.process.poll() is None, platform.output
     assert platform.stop(signal.SIGINT) == (0, [])
+    assert not platform.shared_memory()
     assert "Traceback" not in platform.output
 
 
@@ -67,6 +74,29 @@ def test_a_busy_port_is_named_in_one_line(start):
     (line,) = platform.output.splitlines()
     assert f"port {port} " in line
     assert "--triton-http-port" in line
+
+
+def test_keys_and_the_admin_port_are_handed_on(start, models):
+    """Readiness is asked where it is served, and the printed curl line takes the key from the variable KEY."""
+    keyring = Keyring(models / "keys.json")
+    secret = keyring.add("newcomer")
+    (admin_port,) = free_ports(1)
+    platform = start(EAGLEEYE_KEYS_FILE=str(keyring.path), EAGLEEYE_ADMIN_PORT=str(admin_port))
+    while "ready after" not in platform.output or "curl" not in platform.output:
+        assert platform.process.poll() is None, platform.output
+        time.sleep(0.1)
+    with urllib.request.urlopen(f"http://127.0.0.1:{admin_port}/readyz", timeout=5) as response:
+        assert response.status == 200
+    assert (platform.status("/readyz"), platform.status("/v1/models")) == (404, 401)
+    (line,) = re.findall(r"^ +curl (.*)$", platform.output, re.MULTILINE)
+    (header, url) = re.search(r'-H "(.*?)" .*(http://\S+)$', line).groups()
+    assert header == "X-API-Key: $KEY"
+    board = (models / "state" / "board.jpg").read_bytes()
+    request = urllib.request.Request(url, board, {"X-API-Key": secret})
+    with urllib.request.urlopen(request, timeout=30) as response:
+        assert json.load(response)["detections"]
+    assert platform.stop() == (0, [])
+    assert secret not in platform.output
 
 
 def test_a_misspelt_variable_is_named_in_one_line(start):

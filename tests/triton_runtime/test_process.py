@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import sys
+from pathlib import Path
 
 import psutil
 import pytest
@@ -68,6 +69,17 @@ async def test_stopping_takes_along_what_the_child_started(child, tmp_path):
         await until(lambda: log.is_file() and "up" in log.read_text())
         grandchild = psutil.Process(next(int(word) for word in log.read_text().split() if word.isdigit()))
     await until(lambda: not grandchild.is_running() or grandchild.status() == psutil.STATUS_ZOMBIE)
+
+
+async def test_shared_memory_of_a_killed_child_is_removed(child):
+    """A file in /dev/shm is memory; whoever is killed can't give it back."""
+    prefix = f"eagleeye_test_{os.getpid()}_"
+    it, _ = child(f"open('/dev/shm/{prefix}1', 'w').close(); print('up', flush=True); import time; time.sleep(60)")
+    it.shared_memory_prefix = prefix
+    async with running(it):
+        await until(lambda: "up" in it.tail())
+        assert list(Path("/dev/shm").glob(f"{prefix}*"))
+    assert not list(Path("/dev/shm").glob(f"{prefix}*"))
 
 
 async def test_a_child_that_will_not_stop_is_killed(child):

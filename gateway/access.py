@@ -1,0 +1,270 @@
+"""Who may ask, how often, and about which models. Knows no HTTP and no gRPC."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import time
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Protocol, Self
+
+import structlog
+
+from gateway.errors import ModelNotFound, RateLimited, Unauthorized
+from gateway.keys import Key, KeysFileError, hash_secret, read_keys
+from gateway.model import find
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+    from types import TracebackType
+
+    from gateway.deadline import Deadline
+    from gateway.detections import RawPredictions
+    from gateway.image import UInt8Array
+    from gateway.model import Model
+
+_NANOSECONDS: Final = 1_000_000_000
+_LOOK_INTERVAL_SECONDS: Final = 1.0
+_BEARER: Final = "bearer "
+_NO_HASH: Final = "0" * 64
+
+_log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Quota:
+    """What a token bucket said about one request.
+
+    Attributes:
+        is_granted: whether there was a token.
+        limit: tokens of a full bucket.
+        window_seconds: time in which an empty bucket fills, rounded up.
+        remaining: tokens left.
+        reset_seconds: time until there is one more, rounded up; 1 or more.
+    """
+
+    is_granted: bool
+    limit: int
+    window_seconds: int
+    remaining: int
+    reset_seconds: int
+
+    def check(self) -> None:
+        """Stop a request that got no token.
+
+        Raises:
+            RateLimited: it carries the seconds until there is one.
+        """
+        if not self.is_granted:
+            raise RateLimited(
+                f"this key has used up its {self.limit} requests per {self.window_seconds} s; "
+                f"the next one may come in {self.reset_seconds} s",
+                self.reset_seconds,
+            )
+
+
+class TokenBucket:
+    """Lets `rate` requests per second through, and `burst` at once after a pause.
+
+    All it remembers is when it will be full again, in whole nanoseconds, so that nothing drifts (this form of the token
+    bucket is known as the generic cell rate algorithm).
+    """
+
+    def __init__(self, rate: float, burst: int, clock_ns: Callable[[], int] = time.monotonic_ns) -> None:
+        self._burst = burst
+        self._interval = max(1, round(_NANOSECONDS / rate))  # in which one token comes
+        self._clock = clock_ns
+        self._full_at = clock_ns()
+
+    def take(self) -> Quota:
+        """Take a token if there is one."""
+        now = self._clock()
+        lacking = max(self._full_at - now, 0)  # in ns until full, as all times here
+        is_granted = lacking <= (self._burst - 1) * self._interval
+        if is_granted:
+            lacking += self._interval
+            self._full_at = now + lacking
+        remaining = (self._burst * self._interval - lacking) // self._interval
+        until_next = lacking - (self._burst - 1 - remaining) * self._interval
+        return Quota(
+            is_granted=is_granted,
+            limit=self._burst,
+            window_seconds=_whole_seconds(self._burst * self._interval),
+            remaining=remaining,
+            reset_seconds=_whole_seconds(until_next),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who sent a request: the entry of the key, and its bucket if it has a rate."""
+
+    key: Key
+    bucket: TokenBucket | None
+
+    @property
+    def name(self) -> str:
+        """What logs call this caller."""
+        return self.key.name
+
+    def take(self) -> Quota | None:
+        """Count one request against the key's rate; None if it has none."""
+        return None if self.bucket is None else self.bucket.take()
+
+    def may_use(self, model: str) -> bool:
+        """Whether the key allows that model."""
+        return self.key.models is None or model in self.key.models
+
+
+# Not handed from call to call but kept by the task, so that no route can forget to hide what the caller may not see.
+_current: ContextVar[Caller | None] = ContextVar("caller", default=None)
+
+
+def current() -> Caller | None:
+    """Who sent the request that is being worked on; None where no key was asked for."""
+    return _current.get()
+
+
+def act_for(caller: Caller) -> None:
+    """Work for `caller` until this task ends; both faces give each request a task of its own."""
+    _current.set(caller)
+
+
+class Access:
+    """Knows the keys of the file at `path`. While entered, a change of the file counts within about a second.
+
+    A file that becomes unreadable or wrong changes nothing but for an error in the log: the keys before it stay.
+    """
+
+    def __init__(self, path: Path, clock_ns: Callable[[], int] = time.monotonic_ns) -> None:
+        """Read the file.
+
+        Raises:
+            KeysFileError: it can't be read, or is not as it must be.
+        """
+        self._path = path
+        self._clock = clock_ns
+        self._callers: dict[str, Caller] = {}
+        self._seen = _fingerprint(path)
+        self._take_over(read_keys(path))
+
+    async def __aenter__(self) -> Self:
+        self._watching = asyncio.create_task(self._watch(), name="watch the keys file")
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._watching.cancel()
+        await asyncio.gather(self._watching, return_exceptions=True)
+
+    def identify(self, secret: str | None) -> Caller:
+        """Whose key `secret` is.
+
+        Raises:
+            Unauthorized: it is nobody's, or None.
+        """
+        if not secret:
+            raise Unauthorized("a key is needed; send it as 'Authorization: Bearer KEY' or as 'X-API-Key: KEY'")
+        digest = hash_secret(secret)
+        # Nobody can choose a hash digit by digit, so how long the dictionary takes tells nothing of those it holds.
+        caller = self._callers.get(digest)
+        if not hmac.compare_digest(digest, caller.key.sha256 if caller else _NO_HASH) or caller is None:
+            raise Unauthorized("the key is not known; it may have been removed")
+        return caller
+
+    async def reload(self) -> None:
+        """Read the file again if it has changed. Whoever keeps a name and a rate keeps the bucket as it is."""
+        seen = await asyncio.to_thread(_fingerprint, self._path)
+        if seen == self._seen:
+            return
+        self._seen = seen
+        try:
+            keys = await asyncio.to_thread(read_keys, self._path)
+        except KeysFileError as error:
+            _log.error("the keys stay as they were", reason=str(error))
+            return
+        self._take_over(keys)
+        _log.info("keys read", path=str(self._path), keys=len(keys))
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(_LOOK_INTERVAL_SECONDS)
+            await self.reload()
+
+    def _take_over(self, keys: tuple[Key, ...]) -> None:
+        """There is one bucket for each key of the file and no other, which bounds the memory that they take."""
+        before = {caller.name: caller for caller in self._callers.values()}
+        self._callers = {key.sha256: Caller(key, self._bucket(key, before.get(key.name))) for key in keys}
+
+    def _bucket(self, key: Key, before: Caller | None) -> TokenBucket | None:
+        if key.rate is None:
+            return None
+        if before and (before.key.rate, before.key.bucket_size) == (key.rate, key.bucket_size):
+            return before.bucket
+        return TokenBucket(key.rate, key.bucket_size, self._clock)
+
+
+class _Served(Protocol):
+    """What `Permitted` stands in front of."""
+
+    @property
+    def models(self) -> Mapping[str, Model]: ...
+
+    async def predict(self, model: Model, version: int, tensor: UInt8Array, deadline: Deadline) -> RawPredictions: ...
+
+
+class Permitted:
+    """A predictor, see `gateway.detector.Predictor`, as each caller may see it.
+
+    A model that a key does not allow is as if it were not there: a caller can't even learn that it exists. Who sends no
+    key, to a route that needs none, sees no model at all.
+    """
+
+    def __init__(self, served: _Served) -> None:
+        self._served = served
+
+    @property
+    def models(self) -> Mapping[str, Model]:
+        """The models that are served now and that the current caller may use, by name; none for nobody."""
+        caller = current()
+        if caller is None:
+            return {}
+        return {name: model for name, model in self._served.models.items() if caller.may_use(name)}
+
+    def find(self, name: str | None, version: int | None) -> tuple[Model, int]:
+        """See `gateway.detector.Predictor.find`."""
+        models = self.models
+        if self._served.models and not models:
+            raise ModelNotFound("none of the models that this key allows is served")
+        return find(models, name, version)
+
+    async def predict(self, model: Model, version: int, tensor: UInt8Array, deadline: Deadline) -> RawPredictions:
+        """See `gateway.detector.Predictor.predict`."""
+        return await self._served.predict(model, version, tensor, deadline)
+
+
+def presented(fields: Mapping[str, str]) -> str | None:
+    """The secret among a request's header fields or metadata, whose names are lower case or looked up regardless.
+
+    Both faces take the same two: `x-api-key: KEY`, or else `authorization: Bearer KEY`.
+    """
+    if key := fields.get("x-api-key"):
+        return key
+    authorization = fields.get("authorization", "")
+    return authorization[len(_BEARER) :].strip() if authorization.lower().startswith(_BEARER) else None
+
+
+def _fingerprint(path: Path) -> tuple[int, int, int] | None:
+    """What changes when a file is written or replaced; None while it can't be looked at."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns, status.st_size
+
+
+def _whole_seconds(nanoseconds: int) -> int:
+    return max(1, -(-nanoseconds // _NANOSECONDS))

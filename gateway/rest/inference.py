@@ -1,0 +1,99 @@
+"""`/v2`: the Open Inference Protocol, as clients of Triton and KServe speak it.
+
+To its callers the gateway is a model that takes encoded images and gives boxes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final
+
+from aiohttp import web
+
+from gateway import oip
+from gateway.deadline import Deadline
+from gateway.rest import body
+from gateway.rest.face import EVENT, detects, json_response
+from gateway.rest.inference_messages import JSON_LENGTH, read_request, write_response
+
+if TYPE_CHECKING:
+    from gateway.model import Model
+    from gateway.rest.face import RestFace
+
+_EXTENSIONS: Final = ("binary_tensor_data", "parameters")
+_MODEL: Final = "/v2/models/{name}"
+_VERSION: Final = _MODEL + "/versions/{version}"
+_COMPRESSED_IN_LOOP_BYTES: Final = 16_000  # takes about a millisecond; what is larger is compressed in a thread
+
+
+def routes(face: RestFace) -> list[web.RouteDef]:
+    """Health, metadata and inference."""
+
+    async def live(_: web.Request) -> web.Response:
+        return json_response({"live": True})
+
+    async def ready(_: web.Request) -> web.Response:
+        is_ready = face.lifecycle.is_ready
+        return json_response({"ready": is_ready}, status=200 if is_ready else 503)
+
+    async def server_metadata(_: web.Request) -> web.Response:
+        return json_response({**oip.SERVER, "extensions": _EXTENSIONS})
+
+    async def list_models(_: web.Request) -> web.Response:
+        return json_response({"models": sorted(face.models())})
+
+    async def repository_index(_: web.Request) -> web.Response:
+        return json_response(
+            [
+                {"name": name, "version": str(version), "state": "READY", "reason": ""}
+                for name, model in sorted(face.models().items())
+                for version in model.versions
+            ]
+        )
+
+    def find(request: web.Request) -> tuple[Model, int]:
+        wanted, _ = oip.read_query({}, request.match_info["name"], request.match_info.get("version", ""))
+        return face.find(wanted.model, wanted.version)
+
+    async def model_metadata(request: web.Request) -> web.Response:
+        model, _ = find(request)
+        return json_response(oip.model_metadata(model))
+
+    async def model_ready(request: web.Request) -> web.Response:
+        model, _ = find(request)
+        return json_response({"name": model.name, "ready": True})
+
+    @detects
+    async def infer(request: web.Request) -> web.Response:
+        event = request[EVENT]
+        model, version = find(request)  # settled before the upload, and the same for all images
+        event["model"] = model.name
+        data = await body.read(request, face.max_body_bytes, face.upload_timeout_seconds)
+        asked = await asyncio.to_thread(read_request, data, request.headers.get(JSON_LENGTH))
+        query, seconds = oip.read_query(asked.texts, model.name, str(version))
+        deadline = Deadline.after(face.timeout_seconds if seconds is None else seconds)
+        results, fields = await oip.detect_all(face.detector, face.observer, asked.images, query, deadline)
+        event.update(fields)
+        with face.metrics.stage_seconds.labels("encode", model.name).time():
+            return _response(*write_response(asked, results))
+
+    return [
+        web.get("/v2", server_metadata),
+        web.get("/v2/health/live", live),
+        web.get("/v2/health/ready", ready),
+        web.get("/v2/models", list_models),
+        web.post("/v2/repository/index", repository_index),
+        *(web.get(path, model_metadata) for path in (_MODEL, _VERSION)),
+        *(web.get(f"{path}/ready", model_ready) for path in (_MODEL, _VERSION)),
+        *(web.post(f"{path}/infer", infer, expect_handler=body.on_expect) for path in (_MODEL, _VERSION)),
+    ]
+
+
+def _response(content: bytes, json_length: int) -> web.Response:
+    """An answer that is compressed if the caller takes that; the JSON's length counts before compression."""
+    response = web.Response(body=content, content_type="application/json", zlib_executor_size=_COMPRESSED_IN_LOOP_BYTES)
+    if json_length < len(content):
+        response.content_type = "application/octet-stream"
+        response.headers[JSON_LENGTH] = str(json_length)
+    response.enable_compression()
+    return response

@@ -1,0 +1,82 @@
+"""The whole document. Its examples name a model that is served at that moment, so that they can be tried."""
+
+from __future__ import annotations
+
+import inspect
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any, Final
+
+from gateway.model import Model
+from gateway.resize import ResizeMode
+from gateway.rest.openapi import detection, inference, service
+from gateway.rest.openapi.parts import KEY_VARIABLE, PICTURE, Subject
+
+if TYPE_CHECKING:
+    from gateway.rest.face import RestFace
+
+_STAND_IN: Final = Model(
+    name="my_model",
+    versions=(1,),
+    input_wh=(640, 640),
+    candidates=1000,
+    labels=("cat", "dog"),
+    resize=ResizeMode.STRETCH,
+    score_threshold=0.4,
+    iou_threshold=0.7,
+    facts={"variant": "T"},
+)
+"""Named in examples while no model is served, and where a key is needed to learn which are."""
+
+_KEYS: Final = {
+    "bearer": {"type": "http", "scheme": "bearer", "description": "`Authorization: Bearer KEY`"},
+    "header": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "`X-API-Key: KEY`"},
+}
+
+
+def document(face: RestFace, url: str) -> dict[str, Any]:
+    """The OpenAPI 3.1 document of the API that is reached at `url`, an origin such as http://127.0.0.1:8080."""
+    served = [] if face.access else [model for _, model in sorted(face.models().items())]
+    subject = Subject(face, url, served[0] if served else _STAND_IN, is_only_model=len(served) == 1)
+    parts = (detection, service, inference)
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "EagleEye",
+            "version": version("eagleeye"),
+            "summary": "Finds objects in images.",
+            "description": _overview(subject),
+            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        },
+        "servers": [{"url": url}],
+        "tags": [part.TAG for part in parts],
+        "paths": {path: item for part in parts for path, item in part.paths(subject).items()},
+        "components": {
+            "schemas": {name: schema for part in parts for name, schema in part.schemas(subject).items()},
+            **({"securitySchemes": _KEYS} if face.access else {}),
+        },
+    }
+
+
+def _overview(subject: Subject) -> str:
+    limits = subject.face.limits
+    key = "No key is needed."
+    if subject.face.access:
+        key = (
+            "A key is needed: `Authorization: Bearer KEY` or `X-API-Key: KEY`. The code here takes yours from "
+            f"`{KEY_VARIABLE}`, and calls the model `{subject.model.name}`; `GET /v1/models` tells yours."
+        )
+    return inspect.cleandoc(f"""
+        Send the bytes of a picture to `POST /v1/detect`, and get the objects in it, with boxes in its pixels. {key}
+        The code on this page works as it stands, with a picture of yours named `{PICTURE}`.
+
+        An image is a JPEG, PNG, WebP or BMP of up to {limits.max_bytes:,} bytes and {limits.max_pixels:,} pixels. Grey
+        images count as colour, alpha is dropped, CMYK is converted, 16-bit samples keep their high byte, and of an
+        animation the first frame is taken.
+
+        An error is answered as `application/problem+json` (RFC 9457): `code` is stable and for programs, `detail` says
+        to people what was wrong and what is allowed. A path that does not exist answers 404 with the code `not_found`,
+        a method that a path does not have 405 with `method_not_allowed` and the header `Allow`.
+
+        Every answer carries `X-Request-Id`: yours, if the request had a printable one of up to 128 characters, else a
+        new one. The log has the request under it. Answers are not to be cached.
+    """)
