@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import click
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
 _PREFIX: Final = "EAGLEEYE_"
 
@@ -50,18 +50,35 @@ def options(settings_class: type[Any]) -> Callable[[Command], Command]:
     return decorate
 
 
+def arguments(settings: Any) -> list[str]:
+    """The command-line flags that say what a settings object says; None is said by no flag."""
+    flags = []
+    for field in dataclasses.fields(settings):
+        flag, value = f"--{field.name.replace('_', '-')}", getattr(settings, field.name)
+        if field.metadata["kind"] is click.BOOL:
+            flags += [flag] * value
+        elif value is not None:
+            flags.append(f"{flag}={','.join(value) if isinstance(value, tuple) else value}")
+    return flags
+
+
 def environment_name(field_name: str) -> str:
     """The environment variable of a setting."""
     return _PREFIX + field_name.upper()
 
 
-def refuse_unknown_environment(*settings_classes: type[Any]) -> None:
-    """Stop on an `EAGLEEYE_*` variable that no setting of the classes has: a misspelt one would be ignored otherwise.
+def without_settings(environment: Mapping[str, str]) -> dict[str, str]:
+    """The environment less all settings, for a child that is told by flags."""
+    return {name: value for name, value in environment.items() if not name.startswith(_PREFIX)}
+
+
+def refuse_unknown_environment(settings_class: type[Any]) -> None:
+    """Stop on an `EAGLEEYE_*` variable that is no setting of the class: a misspelt one would be ignored otherwise.
 
     Raises:
         click.UsageError: there is one; the message names the closest that is known.
     """
-    known = sorted(environment_name(field.name) for cls in settings_classes for field in dataclasses.fields(cls))
+    known = sorted(environment_name(field.name) for field in dataclasses.fields(settings_class))
     for name in sorted(os.environ):
         if name.startswith(_PREFIX) and name not in known:
             closest = difflib.get_close_matches(name, known, n=1)

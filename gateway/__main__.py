@@ -25,12 +25,7 @@ def gateway(**values: object) -> None:
     """
     refuse_unknown_environment(Settings)
     settings = Settings(**values)  # type: ignore[arg-type]
-    refuse_open_doors(
-        http_host=settings.http_host,
-        grpc_host=settings.grpc_host,
-        keys_file=settings.keys_file,
-        insecure=settings.insecure,
-    )
+    refuse_open_doors(settings)
     logs.configure(settings.log_format)
     if settings.otlp_endpoint:
         try:

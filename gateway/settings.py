@@ -37,8 +37,8 @@ class Origins(click.ParamType[tuple[str, ...]]):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
-    """What `eagleeye gateway` can be told. Units are part of the names."""
+class ServingSettings:
+    """How to serve, wherever Triton is. Units are part of the names."""
 
     http_host: str = setting("127.0.0.1", click.STRING, "Address on which the REST face listens.")
     http_port: int = setting(8080, PORT, "TCP port of the REST face; 0 takes a free one.")
@@ -57,7 +57,6 @@ class Settings:
     cors_origins: tuple[str, ...] = setting(
         (), Origins(), "Origins whose pages may call the REST face, separated by commas; * for any."
     )
-    triton_url: str = setting("127.0.0.1:8001", click.STRING, "host:port of Triton's gRPC service.")
     max_image_bytes: int = setting(20_000_000, _POSITIVE, "Most bytes of one encoded image.")
     max_body_bytes: int = setting(
         64_000_000, _POSITIVE, "Most bytes of one request's body with several images, or with base64."
@@ -83,15 +82,22 @@ class Settings:
     )
 
 
-def refuse_open_doors(*, http_host: str, grpc_host: str, keys_file: Path | None, insecure: bool) -> None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings(ServingSettings):
+    """What `eagleeye gateway` can be told."""
+
+    triton_url: str = setting("127.0.0.1:8001", click.STRING, "host:port of Triton's gRPC service.")
+
+
+def refuse_open_doors(settings: ServingSettings) -> None:
     """Stop before a face that other machines reach would serve everyone, unless that is said to be wanted.
 
     Raises:
         click.ClickException: it would.
     """
-    if keys_file is not None or insecure:
+    if settings.keys_file is not None or settings.insecure:
         return
-    for option, host in (("--http-host", http_host), ("--grpc-host", grpc_host)):
+    for option, host in (("--http-host", settings.http_host), ("--grpc-host", settings.grpc_host)):
         if not _is_loopback(host):
             raise click.ClickException(
                 f"{option} {host!r} can be reached from other machines, and no key would be asked for: "

@@ -1,6 +1,7 @@
 """Holds a running gateway against its own description: schemathesis, all phases and all checks."""
 
 import base64
+import contextlib
 import io
 import json
 import urllib.request
@@ -15,6 +16,7 @@ from schemathesis.engine import Status, events, from_schema
 from schemathesis.generation import GenerationMode
 from schemathesis.transport.serialization import Binary
 
+MIN_TIMEOUT_MS = 60_000
 JSON_LENGTH = "Inference-Header-Content-Length"
 IMAGE_TYPES = {"image/jpeg": "JPEG", "image/png": "PNG", "image/webp": "WEBP", "image/bmp": "BMP"}
 
@@ -72,9 +74,10 @@ def register_pictures():
 def give_time(given):
     """Allow no deadline too short to be met: the right answer, 504, would look like a server's failure."""
     if isinstance(given, dict):
-        timeout_ms = given.get("timeout_ms")
-        if isinstance(timeout_ms, int | float) and timeout_ms >= 1:
-            given["timeout_ms"] = max(timeout_ms, 60_000)
+        with contextlib.suppress(TypeError, ValueError):
+            timeout_ms = float(given["timeout_ms"]) if "timeout_ms" in given else 0
+            if 1 <= timeout_ms <= MIN_TIMEOUT_MS:
+                given["timeout_ms"] = MIN_TIMEOUT_MS
         give_time(given.get("parameters"))
 
 
@@ -110,21 +113,23 @@ def name_what_is_served(given, model):
         given["version"] = model["versions"][int(given["version"]) % len(model["versions"])]
 
 
-def fetched(url):
-    with urllib.request.urlopen(url, timeout=10) as response:
+def fetched(url, headers):
+    with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=10) as response:
         return json.load(response)
 
 
-def hold_against_description(url, max_examples):
+def hold_against_description(url, max_examples, key=None):
     """Send generated requests, right and wrong ones, to the gateway at `url`; the same ones each time."""
     register_pictures()
-    document = fetched(f"{url}/openapi.json")
-    model = fetched(f"{url}/v1/models")["models"][0]
+    headers = {} if key is None else {"X-API-Key": key}
+    document = fetched(f"{url}/openapi.json", {})
+    model = fetched(f"{url}/v1/models", headers)["models"][0]
     generation = {"deterministic": True, "database": "none", "no-shrink": True}
     config = SchemathesisConfig.from_dict(
         {
             "seed": 1,
             "base-url": url,
+            **({} if key is None else {"auth": {"openapi": {"bearer": {"bearer": key}, "header": {"api_key": key}}}}),
             "request-timeout": 30,
             "continue-on-failure": True,
             "generation": {**generation, "max-examples": max_examples},

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
+import fcntl
 import json
 import os
 import signal
@@ -19,13 +21,20 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 import export as export_package
-from eagleeye.options import environment_name, options, refuse_unknown_environment, setting
-from gateway.settings import Settings, refuse_open_doors
+from eagleeye.options import (
+    arguments,
+    environment_name,
+    options,
+    refuse_unknown_environment,
+    setting,
+    without_settings,
+)
+from gateway.settings import ServingSettings, Settings, refuse_open_doors
 from triton_runtime.environment import TritonEnvironment, UnsupportedMachine
 from triton_runtime.process import Child
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator
 
 _PORT: Final = click.IntRange(1, 65535)
 _SECONDS: Final = click.FloatRange(min=0, min_open=True)
@@ -38,23 +47,12 @@ _POLL_SECONDS: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class UpSettings:
-    """What `eagleeye up` can be told beside the gateway's own settings, which it hands on from the environment."""
+class UpSettings(ServingSettings):
+    """What `eagleeye up` can be told: all that the gateway can, and what there is to say of Triton."""
 
-    http_host: str = setting("127.0.0.1", click.STRING, "Address on which the gateway's REST face listens.")
-    http_port: int = setting(8080, _PORT, "TCP port of the gateway's REST face.")
-    grpc_host: str = setting("127.0.0.1", click.STRING, "Address on which the gateway's gRPC face listens.")
-    grpc_port: int = setting(8081, _PORT, "TCP port of the gateway's gRPC face.")
-    admin_host: str = setting("127.0.0.1", click.STRING, "Address of the gateway's admin port.")
-    admin_port: int | None = setting(
-        None, _PORT, "TCP port for the gateway's /healthz, /readyz and /metrics, which its REST face then lacks."
+    drain_seconds: float = setting(
+        0.0, click.FloatRange(min=0), "As for the gateway; no balancer is here that would have to notice."
     )
-    keys_file: Path | None = setting(
-        None,
-        click.Path(dir_okay=False, path_type=Path),
-        "File of keys, see `eagleeye key`; without, none is asked for.",
-    )
-    insecure: bool = setting(False, click.BOOL, "Serve other machines without keys.")
     triton_http_port: int = setting(8000, _PORT, "TCP port of Triton's HTTP service.")
     triton_grpc_port: int = setting(8001, _PORT, "TCP port of Triton's gRPC service.")
     triton_metrics_port: int = setting(8002, _PORT, "TCP port of Triton's metrics.")
@@ -62,7 +60,6 @@ class UpSettings:
         Path("model_repository"), _FOLDER, "Folder of the models; an empty one gets the shipped model."
     )
     triton_env: Path = setting(Path(".venv-triton"), _FOLDER, "Virtual environment that holds nvidia-pytriton.")
-    grace_seconds: float = setting(10.0, _SECONDS, "Time that requests get to finish on shutdown, in seconds.")
     ready_timeout_seconds: float = setting(120.0, _SECONDS, "Longest time for everything to be ready, in seconds.")
     state_directory: Path = setting(Path(".eagleeye"), _FOLDER, "Folder for Triton's log and other files of this run.")
 
@@ -73,27 +70,41 @@ def up(**values: Any) -> None:
     """Export the shipped model, start a real Triton and the gateway, and say when they are ready.
 
     Runs in the foreground until SIGINT (Ctrl-C) or SIGTERM, then stops both. What was exported before is not exported
-    again. The gateway's settings (`eagleeye gateway --help`) are taken from their environment variables.
+    again. Every option can also be set by its environment variable.
     """
-    refuse_unknown_environment(UpSettings, Settings)
+    refuse_unknown_environment(UpSettings)
     settings = UpSettings(**values)
-    refuse_open_doors(
-        http_host=settings.http_host,
-        grpc_host=settings.grpc_host,
-        keys_file=settings.keys_file,
-        insecure=settings.insecure,
-    )
+    refuse_open_doors(settings)
     environment = TritonEnvironment(settings.triton_env.absolute())
     try:
         environment.check()
-        _check_ports(settings)  # before any file is touched: another `eagleeye up` may be using them
-        settings.state_directory.mkdir(parents=True, exist_ok=True)
-        triton = _triton(environment, settings)
+        _check_ports(settings)
+        with _sole_user(settings.state_directory):
+            triton = _triton(environment, settings)
+            _export_shipped_model(settings.model_repository)
+            picture = _draw_sample(settings.state_directory)
+            asyncio.run(_run(triton, _gateway(settings), settings, picture))
     except UnsupportedMachine as error:
         raise click.ClickException(str(error)) from error
-    _export_shipped_model(settings.model_repository)
-    picture = _draw_sample(settings.state_directory)
-    asyncio.run(_run(triton, _gateway(settings), settings, picture))
+
+
+@contextlib.contextmanager
+def _sole_user(directory: Path) -> Iterator[None]:
+    """Hold a folder for this run alone: another would replace files under the feet of a running Triton.
+
+    Raises:
+        click.ClickException: another run holds it.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    with (directory / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise click.ClickException(
+                f"another `eagleeye up` uses the folder {directory}; name another with --state-directory "
+                f"or {environment_name('state_directory')}"
+            ) from None
+        yield
 
 
 def _check_ports(settings: UpSettings) -> None:
@@ -107,6 +118,8 @@ def _check_ports(settings: UpSettings) -> None:
     owners: dict[int, str] = {}
     for name in names:
         port: int | None = getattr(settings, name)
+        if port == 0:
+            raise click.ClickException(f"--{name.replace('_', '-')} must name a port, 1 to 65535")
         if port is None:
             continue
         option = f"--{name.replace('_', '-')}"
@@ -190,26 +203,12 @@ def _triton(environment: TritonEnvironment, settings: UpSettings) -> Child:
 
 
 def _gateway(settings: UpSettings) -> Child:
-    ours = {environment_name(name) for name in UpSettings.__dataclass_fields__}
-    told = {
-        "http-host": settings.http_host,
-        "http-port": settings.http_port,
-        "grpc-host": settings.grpc_host,
-        "grpc-port": settings.grpc_port,
-        "admin-host": settings.admin_host,
-        "admin-port": settings.admin_port,
-        "keys-file": settings.keys_file,
-        "triton-url": f"{_HOST}:{settings.triton_grpc_port}",
-        "drain-seconds": 0,  # no balancer is here that would have to notice
-        "grace-seconds": settings.grace_seconds,
-    }
-    command = [sys.executable, "-m", "gateway"]
-    command += [f"--{name}={value}" for name, value in told.items() if value is not None]
-    command += ["--insecure"] * settings.insecure
+    values = {field.name: getattr(settings, field.name) for field in dataclasses.fields(ServingSettings)}
+    told = Settings(**values, triton_url=f"{_HOST}:{settings.triton_grpc_port}")
     return Child(
         name="the gateway",
-        command=command,
-        environment={name: value for name, value in os.environ.items() if name not in ours},
+        command=[sys.executable, "-m", "gateway", *arguments(told)],
+        environment=without_settings(os.environ),
         log=None,
         stop_seconds=settings.grace_seconds + 5,
         report=_say,

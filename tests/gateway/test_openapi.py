@@ -5,14 +5,18 @@ import html.parser
 import re
 from dataclasses import replace
 
+import aiohttp
 import pytest
+from aiohttp.test_utils import TestClient, TestServer
 from jsonschema import Draft202012Validator
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
+from gateway.access import Access
 from gateway.admission import Admission
 from gateway.detector import Detector
 from gateway.oip import MAX_IMAGES
 from gateway.rest import detect
+from gateway.rest.app import application
 from gateway.rest.docs import STYLE_PATH
 from gateway.rest.problems import HTTP_STATUS
 from tests.conformance import hold_against_description
@@ -188,3 +192,45 @@ async def test_the_service_is_as_described(rest):
     report = await asyncio.to_thread(hold_against_description, str(rest.make_url("/")).rstrip("/"), max_examples=25)
     assert report.findings == {}
     assert report.requests >= 2000
+
+
+@pytest.fixture
+def secret(keyring):
+    """A key that never runs into its limit, but has one to be told."""
+    return keyring.add("one", rate=1000.0, burst=100_000)
+
+
+@pytest.fixture
+async def guarded(rest_face, keyring, secret):  # noqa: ARG001 (the file must have it before it is read)
+    """The address of a server that asks for keys."""
+    app = application(replace(rest_face, access=Access(keyring.path)))
+    async with TestServer(app, handler_cancellation=True) as server:
+        yield str(server.make_url("/")).rstrip("/")
+
+
+async def test_with_keys_the_service_is_as_described(guarded, secret):
+    """Whoever has a key gets what is described, and whoever has none is refused as described."""
+    report = await asyncio.to_thread(hold_against_description, guarded, max_examples=2, key=secret)
+    assert report.findings == {}
+    assert all(401 in statuses for operation, statuses in report.statuses.items() if "/v1/" in operation)
+
+
+async def test_with_keys_the_description_needs_none_and_tells_no_model(guarded):
+    """Everybody may read how a key is sent, and only who has one learns what is served."""
+    async with aiohttp.ClientSession(guarded) as session:
+        for path in ("/docs", "/openapi.json", "/docs/style.css"):
+            response = await session.get(path)
+            assert response.status == 200
+            assert MODEL.name not in await response.text()
+        document = await (await session.get("/openapi.json")).json()
+    samples = [sample["source"] for *_, operation in operations(document) for sample in operation["x-codeSamples"]]
+    assert set(document["components"]["securitySchemes"]) == {"bearer", "header"}
+    assert {("EAGLEEYE_KEY" in source) for source in samples if "/v1/" in source or "/infer" in source} == {True}
+    assert {("EAGLEEYE_KEY" in source) for source in samples if "/readyz" in source} == {False}
+
+
+async def test_probes_on_a_port_of_their_own_are_not_described(rest_face):
+    """What is not here is not in the description."""
+    async with TestClient(TestServer(application(replace(rest_face, has_admin_port=True)))) as client:
+        document = await (await client.get("/openapi.json")).json()
+    assert not {"/healthz", "/readyz", "/metrics"} & set(document["paths"])

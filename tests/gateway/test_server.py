@@ -14,7 +14,7 @@ import grpc
 import pytest
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from gateway.settings import Origins, refuse_open_doors
+from gateway.settings import Origins, ServingSettings, refuse_open_doors
 
 COMMAND = [sys.executable, "-m", "gateway", "--triton-url", "127.0.0.1:1", "--http-port", "0", "--grpc-port", "0"]
 
@@ -106,16 +106,16 @@ def test_a_busy_port_is_named_in_one_line(option):
 def test_an_address_that_others_reach_needs_keys(face, host):
     """Whatever is not sure to be this machine alone; with keys, or if that is wanted, it may be had."""
     hosts = {"http_host": "127.0.0.1", "grpc_host": "127.0.0.1"} | {f"{face}_host": host}
-    refuse_open_doors(**hosts, keys_file=Path("keys.json"), insecure=False)
-    refuse_open_doors(**hosts, keys_file=None, insecure=True)
+    refuse_open_doors(ServingSettings(**hosts, keys_file=Path("keys.json")))
+    refuse_open_doors(ServingSettings(**hosts, insecure=True))
     with pytest.raises(click.ClickException, match=f"--{face}-host"):
-        refuse_open_doors(**hosts, keys_file=None, insecure=False)
+        refuse_open_doors(ServingSettings(**hosts))
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "::1", "localhost"])
 def test_an_address_that_only_this_machine_reaches_needs_none(host):
     """A laptop is served as it always was."""
-    refuse_open_doors(http_host=host, grpc_host=host, keys_file=None, insecure=False)
+    refuse_open_doors(ServingSettings(http_host=host, grpc_host=host))
 
 
 @pytest.mark.parametrize("option, host", [("--http-host", "0.0.0.0"), ("--grpc-host", "::")])

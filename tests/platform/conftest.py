@@ -63,7 +63,7 @@ class Platform:
             "EAGLEEYE_TRITON_ENV": str(REPOSITORY / ".venv-triton"),
             "EAGLEEYE_LOG_FORMAT": "json",
         }
-        with (folder / "up.log").open("wb") as log:
+        with (folder / f"up-{ports['http']}.log").open("wb") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", "eagleeye", "up"],
                 env={**os.environ, **settings, **environment},
@@ -79,7 +79,7 @@ class Platform:
 
     @property
     def output(self):
-        return (self.folder / "up.log").read_text(errors="replace")
+        return (self.folder / f"up-{self.ports['http']}.log").read_text(errors="replace")
 
     def status(self, path="/readyz"):
         """HTTP status of a GET, 0 while nobody listens."""

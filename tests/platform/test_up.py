@@ -108,6 +108,20 @@ def test_a_misspelt_variable_is_named_in_one_line(start):
     assert "Traceback" not in platform.output
 
 
+def test_a_folder_serves_one_run_only(start):
+    """A second run in the same folder, on other ports, would pull the backends from under the first one's Triton."""
+    first = start().wait_until_ready()
+    log = first.folder / "state" / "triton.log"
+    before = log.stat().st_ino
+    second = start()
+    assert second.process.wait(30) == 1
+    (line,) = second.output.splitlines()
+    assert "another `eagleeye up` uses the folder" in line
+    assert "--state-directory" in line
+    assert log.stat().st_ino == before
+    assert first.status() == 200
+
+
 def test_a_missing_triton_is_named_in_one_line(start, models):
     """The line says what installs it."""
     platform = start(EAGLEEYE_TRITON_ENV=str(models / "nothing"))
