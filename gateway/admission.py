@@ -12,32 +12,37 @@ from gateway.errors import Overloaded
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from gateway.metrics import Metrics
+
 _SMOOTHING: Final = 0.05  # weight of the newest interval: the rate follows a change within some 20 answers
 
 
 class Admission:
     """Admits up to `limit` images at a time, so that decoded pictures and tensors can't pile up."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, metrics: Metrics) -> None:
         self._limit = limit
+        self._metrics = metrics
         self._inflight = 0
         self._left_at: float | None = None
         self._seconds_per_image = 0.0
 
     @contextmanager
-    def admitted(self) -> Iterator[None]:
-        """Hold a place while the block runs.
+    def admitted(self, model: str) -> Iterator[None]:
+        """Hold a place for an image to `model` while the block runs.
 
         Raises:
             Overloaded: all places are taken; it carries the seconds until half of them should be free again.
         """
         if self._inflight >= self._limit:
+            self._metrics.shed.labels(model, "inflight").inc()
             raise Overloaded(
                 f"{self._inflight} images are being worked on, the most that is accepted", self._retry_after_seconds()
             )
         self._inflight += 1
         try:
-            yield
+            with self._metrics.inflight.labels(model).track_inprogress():
+                yield
         finally:
             self._inflight -= 1
             self._measure_drain(time.monotonic())

@@ -148,7 +148,7 @@ class Detector:
         thresholds = query.thresholds(model)
         timer = StageTimer(self._metrics, model.name)
         self._metrics.image_bytes.observe(len(data))
-        with self._admission.admitted(), self._metrics.inflight.labels(model.name).track_inprogress():
+        with self._admission.admitted(model.name):
             work = partial(self._preprocess, data, model, timer, keep_image=with_picture)
             image, tensor, back = await self._in_thread(work, model, deadline)
             with timer.stage("infer"):

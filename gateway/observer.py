@@ -56,7 +56,13 @@ class Observer:
         if is_detection:
             self._metrics.requests.labels(self._face, fields.get("model", ""), code).inc()
         log = _log.warning if is_failure else _log.info
-        log("request", face=self._face, code=code, latency_ms=round(seconds * 1e3, 3), **fields)
+        log(
+            "detect" if is_detection else "request",
+            face=self._face,
+            code=code,
+            latency_ms=round(seconds * 1e3, 3),
+            **fields,
+        )
 
 
 def fit_request_id(given: str) -> str:

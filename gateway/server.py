@@ -43,7 +43,7 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
         access = await stack.enter_async_context(Access(settings.keys_file)) if settings.keys_file else None
         predictor = Permitted(triton) if access else triton
         lifecycle = Lifecycle(lambda: bool(triton.models))
-        admission = Admission(settings.max_inflight)
+        admission = Admission(settings.max_inflight, metrics)
         detector = await stack.enter_async_context(
             Detector(predictor, limits, admission, metrics, settings.pixel_threads)
         )

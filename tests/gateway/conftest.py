@@ -50,7 +50,7 @@ def lifecycle(predictor):
 
 @pytest.fixture
 async def detector(predictor, metrics):
-    async with Detector(predictor, LIMITS, Admission(MAX_INFLIGHT), metrics, threads=2) as detector:
+    async with Detector(predictor, LIMITS, Admission(MAX_INFLIGHT, metrics), metrics, threads=2) as detector:
         yield detector
 
 

@@ -81,7 +81,7 @@ async def test_an_unknown_model_is_refused_before_the_image_is_decoded(detector)
         await detector.detect(b"garbage", Query(model="other"), Deadline.after(SOON))
 
 
-async def test_a_full_gateway_refuses_and_recovers(detector, predictor, png):
+async def test_a_full_gateway_refuses_and_recovers(detector, predictor, metrics, png):
     """Images over the limit are refused at once; when there is room again, images are served as before."""
     predictor.go.clear()
     held = [asyncio.create_task(detector.detect(png, Query(), Deadline.after(SOON))) for _ in range(MAX_INFLIGHT)]
@@ -92,6 +92,7 @@ async def test_a_full_gateway_refuses_and_recovers(detector, predictor, png):
     predictor.go.set()
 
     assert refusal.value.retry_after_seconds >= 1
+    assert metrics.registry.get_sample_value("eagleeye_shed_total", {"model": "toy", "reason": "inflight"}) == 1
     assert [len((await task).detections) for task in held] == [2] * MAX_INFLIGHT
     assert len((await detector.detect(png, Query(), Deadline.after(SOON))).detections) == 2
 

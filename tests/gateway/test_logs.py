@@ -15,7 +15,7 @@ async def test_a_detection_is_one_line_with_all_that_matters(rest, png):
     (line,) = lines
     assert line.pop("latency_ms") > 0
     assert line == {
-        "event": "request",
+        "event": "detect",
         "log_level": "info",
         "face": "rest",
         "code": "ok",

@@ -30,7 +30,7 @@ UNDESCRIBED = {*detect.PATHS[1:], STYLE_PATH}
 @pytest.fixture
 async def detector(predictor, metrics):
     """One that has room for the longest list of images, as the real one has."""
-    async with Detector(predictor, LIMITS, Admission(2 * MAX_IMAGES), metrics, threads=2) as detector:
+    async with Detector(predictor, LIMITS, Admission(2 * MAX_IMAGES, metrics), metrics, threads=2) as detector:
         yield detector
 
 

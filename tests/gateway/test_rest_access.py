@@ -46,7 +46,7 @@ async def serve():
 @pytest.fixture
 async def guarded(serve, rest_face, access, permitted, metrics):
     """A client of a server that asks for keys."""
-    async with Detector(permitted, LIMITS, Admission(MAX_INFLIGHT), metrics, threads=1) as detector:
+    async with Detector(permitted, LIMITS, Admission(MAX_INFLIGHT, metrics), metrics, threads=1) as detector:
         face = dataclasses.replace(
             rest_face, detector=detector, access=access, models=lambda: permitted.models, find=permitted.find
         )

@@ -537,7 +537,7 @@ async def test_requests_are_counted_and_logged(rest, metrics, png):
         await rest.post(INFER, **binary_request(png, png))
         await rest.post(INFER, data=b"")
         await rest.get("/v2/health/ready")
-    good, bad = [line for line in logs if line["event"] == "request"]
+    good, bad = [line for line in logs if line["event"] == "detect"]
     assert good.items() >= {"code": "ok", "model": "toy", "images": 2, "detections": 4}.items()
     assert bad.items() >= {"code": "invalid_parameter", "model": "toy", "path": INFER}.items()
     for code in ("ok", "invalid_parameter"):

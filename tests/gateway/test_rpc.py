@@ -305,7 +305,7 @@ async def test_calls_are_counted_and_logged(rpc, metrics, png):
         await rpc.ModelInfer(infer_request(png, id="one"))
         await rpc.ModelInfer(infer_request(png, png, id="two"))
         await refusal(rpc.ModelInfer(infer_request(png, model_name="other")))
-    one, two, other = [line for line in logs if line["event"] == "request"]
+    one, two, other = [line for line in logs if line["event"] == "detect"]
     assert one.items() >= {"code": "ok", "request_id": "one", "images": 1, "best_label": "cat"}.items()
     assert two.items() >= {"code": "ok", "images": 2, "detections": 4, "image_bytes": 2 * len(png)}.items()
     assert other.items() >= {"code": "model_not_found", "status": "NOT_FOUND", "face": "grpc"}.items()

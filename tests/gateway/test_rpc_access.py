@@ -30,7 +30,7 @@ async def port(rpc_face, predictor, access, metrics):
     """Of a server that asks for keys and serves two models."""
     predictor.models["other"] = dataclasses.replace(MODEL, name="other")
     permitted = Permitted(predictor)
-    async with Detector(permitted, LIMITS, Admission(MAX_INFLIGHT), metrics, threads=1) as detector:
+    async with Detector(permitted, LIMITS, Admission(MAX_INFLIGHT, metrics), metrics, threads=1) as detector:
         face = dataclasses.replace(
             rpc_face, detector=detector, access=access, models=lambda: permitted.models, find=permitted.find
         )

@@ -237,7 +237,7 @@ def _success(model: Model) -> dict[str, Any]:
             "A list, whose second image is damaged",
             {"results": [found, {"error": refused}], "request_id": REQUEST_ID},
         ),
-        "coco": ("With `format=coco`", [row]),
+        "coco": ("Rows of a COCO result file", [row]),
     }
     in_json = {
         "schema": {"anyOf": [ref("Detected"), ref("Results"), listed(ref("CocoRow"), "With `format=coco`.")]},

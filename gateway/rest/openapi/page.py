@@ -101,18 +101,20 @@ def _responses(responses: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _content(content: Mapping[str, Any]) -> str:
-    """One media type: what it holds, and examples behind a fold."""
-    schema = content.get("schema")
-    is_short = schema is not None and "properties" not in schema
-    examples = content.get("examples", {}).values()
+    """One media type: what it holds, and examples behind a fold; of several the first is unfolded."""
+    schema = content["schema"]
+    shown = "" if "properties" in schema else f"<p>{_type(schema)}</p>"
     if "example" in content:
-        examples = ({"summary": "Example", "value": content["example"]},)
-    return (f"<p>{_type(schema)}</p>" if schema and is_short else "") + _join(_example(each) for each in examples)
+        return shown + _example("Example", content["example"])
+    examples = content.get("examples", {}).values()
+    return shown + _join(
+        _example(each["summary"], each["value"], " open" if index == 0 else "") for index, each in enumerate(examples)
+    )
 
 
-def _example(example: Mapping[str, Any]) -> str:
-    encoded = orjson.dumps(example["value"], option=orjson.OPT_INDENT_2).decode()
-    return f"<details><summary>{_text(example['summary'])}</summary>{_code(encoded)}</details>"
+def _example(summary: str, value: object, state: str = "") -> str:
+    encoded = orjson.dumps(value, option=orjson.OPT_INDENT_2).decode()
+    return f"<details{state}><summary>{_text(summary)}</summary>{_code(encoded)}</details>"
 
 
 def _fields(schema: Mapping[str, Any]) -> str:

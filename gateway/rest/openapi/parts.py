@@ -70,7 +70,7 @@ PROBLEMS: Final = {
         "the body is not an image that can be read; JPEG, PNG, WebP and BMP are allowed",
     ),
     "rate_limited": Explained(
-        "The key has used up what it may send for now.",
+        "The key has used up what it may send for now. `Retry-After` says when to come back.",
         "this key has used up its 10 requests per 1 s; the next one may come in 1 s",
     ),
     "internal": Explained(
@@ -82,7 +82,7 @@ PROBLEMS: Final = {
         "Triton's answer for 'my_model' breaks the model's contract",
     ),
     "overloaded": Explained(
-        "As many images are in work as allowed.",
+        "As many images are in work as allowed. `Retry-After` says when to come back.",
         "64 images are being worked on, the most that is accepted",
     ),
     "triton_unavailable": Explained(
