@@ -11,24 +11,24 @@ help:  ## show this list
 up: .venv/.done .venv-triton/.done  ## export the shipped model, start Triton and the gateway (Ctrl-C stops both)
 	@$(BIN)/eagleeye up
 
-test: lint .venv-triton/.done  ## lint, types, and every test against a real Triton
+test: lint .venv-triton/.done .venv-kserve/.done  ## lint, types, and every test against a real Triton
 	$(BIN)/pytest
 
-lint: .venv/.done  ## ruff's rules and format, mypy's strict types
+lint: .venv/.dev  ## ruff's rules and format, mypy's strict types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: .venv/.done  ## what serving costs; needs `make up` in another terminal, and a quiet machine
+bench: .venv/.dev  ## what serving costs; needs `make up` in another terminal, and a quiet machine
 	$(BIN)/python -m loadtest.overhead
 	$(BIN)/python -m loadtest.slow_clients
 
-format: .venv/.done  ## let ruff format the code and mend what it can
+format: .venv/.dev  ## let ruff format the code and mend what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean:  ## remove environments, caches, exported models and logs
-	rm -rf .venv .venv-triton .eagleeye .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-triton .venv-kserve .eagleeye .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 	find model_repository -mindepth 1 -not -name README.md -delete
 
@@ -40,6 +40,10 @@ clean:  ## remove environments, caches, exported models and logs
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null \
 		|| { echo "Python's venv is missing; install it with: sudo apt-get install python3-venv" >&2; exit 1; }
 	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --disable-pip-version-check -c constraints.txt -e '.[gateway,export,evaluate]'
+	@touch $@
+
+.venv/.dev: .venv/.done
 	$(BIN)/pip install --disable-pip-version-check -c constraints.txt -e '.[gateway,tracing,export,evaluate,dev]'
 	@touch $@
 
@@ -49,4 +53,10 @@ clean:  ## remove environments, caches, exported models and logs
 			"and '$(BIN)/eagleeye gateway --triton-url HOST:PORT' in front of it" >&2; exit 1; }
 	$(PYTHON) -m venv .venv-triton
 	.venv-triton/bin/pip install --disable-pip-version-check --no-deps -c constraints.txt -r triton_runtime/requirements.txt
+	@touch $@
+
+# A foreign client that the tests hold the gateway against; it brings a web server, a Kubernetes client and pandas along.
+.venv-kserve/.done: constraints.txt .venv/.done
+	$(PYTHON) -m venv .venv-kserve
+	.venv-kserve/bin/pip install --disable-pip-version-check -c constraints.txt kserve
 	@touch $@

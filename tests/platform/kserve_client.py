@@ -1,9 +1,6 @@
 """What the KServe SDK's client sees of a gateway, as JSON on standard output.
 
-Runs in an environment of its own, because the SDK's requirements contradict ours:
-
-    python -m venv kserve-env && kserve-env/bin/pip install kserve
-    KSERVE_PYTHON=$PWD/kserve-env/bin/python .venv/bin/pytest tests/platform/test_oip_clients.py
+Runs in an environment of its own, which `make test` sets up: the SDK brings a web server, a Kubernetes client and pandas.
 """
 
 import asyncio

@@ -3,7 +3,6 @@
 import asyncio
 import base64
 import json
-import os
 import subprocess
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import tritonclient.http as triton_http
 import tritonclient.http.aio as triton_http_aio
 from tritonclient.utils import InferenceServerException
 
+from tests.conftest import REPOSITORY, missing
 from tests.platform.conftest import MODEL, detections
 
 CODINGS = [None, "gzip", "deflate"]
@@ -174,9 +174,9 @@ async def test_an_error_reaches_the_asynchronous_client(client, board):
 
 async def test_the_kserve_client_finds_what_detect_finds(platform, board, expected, tmp_path):
     """Lists models, reads metadata and infers, as JSON and as binary data."""
-    python = os.environ.get("KSERVE_PYTHON")
-    if not python:
-        pytest.skip("the KServe SDK wants another psutil than ours; name a Python that has it in KSERVE_PYTHON")
+    python = REPOSITORY / ".venv-kserve" / "bin" / "python"
+    if not python.exists():
+        missing("the KServe SDK, in .venv-kserve,")
     image = tmp_path / "board.jpg"
     image.write_bytes(board)
     script = Path(__file__).with_name("kserve_client.py")
