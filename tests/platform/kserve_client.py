@@ -1,6 +1,6 @@
 """What the KServe SDK's client sees of a gateway, as JSON on standard output.
 
-Runs in an environment of its own, which `make test` sets up: the SDK brings a web server, a Kubernetes client and pandas.
+Runs in an environment of its own, which `make test` sets up: the SDK brings a web server, a Kubernetes client, pandas.
 """
 
 import asyncio
