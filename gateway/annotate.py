@@ -28,6 +28,9 @@ CAPITAL_HEIGHT_PIXELS: Final = cv2.getTextSize("M", FONT, 1.0, 1)[0][1]
 LINE_SHARE: Final = 1 / 320
 JPEG_QUALITY: Final = 95
 JPEG_SAMPLING: Final = cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444
+JPEG: Final = (cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, JPEG_SAMPLING)
+ENCODINGS: Final[dict[str, tuple[int, ...]]] = {".jpg": JPEG, ".jpeg": JPEG, ".png": ()}
+"""Suffix of a picture's file -> what OpenCV is told about its encoding."""
 """Every pixel keeps its colour. With 4:2:0, which OpenCV takes by default, a coloured line of one pixel is off by up to
 110 of 255; with these two by 20, for a fifth more bytes. A quality of 80 would save a quarter and be off by 100."""
 BRIGHT: Final = 140
@@ -173,8 +176,7 @@ def encode_image(image: UInt8Array, suffix: str) -> bytes:
     Raises:
         ValueError: The suffix is none of `.jpg`, `.jpeg` and `.png`.
     """
-    if suffix.lower() not in {".jpg", ".jpeg", ".png"}:
+    if suffix.lower() not in ENCODINGS:
         raise ValueError(f"a picture ends in .jpg, .jpeg or .png, not in {suffix or 'nothing'!r}")
-    parameters = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, JPEG_SAMPLING]
-    _, data = cv2.imencode(suffix.lower(), cv2.cvtColor(image, cv2.COLOR_RGB2BGR), parameters)
+    _, data = cv2.imencode(suffix.lower(), cv2.cvtColor(image, cv2.COLOR_RGB2BGR), ENCODINGS[suffix.lower()])
     return bytes(data)
