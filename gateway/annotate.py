@@ -28,11 +28,11 @@ CAPITAL_HEIGHT_PIXELS: Final = cv2.getTextSize("M", FONT, 1.0, 1)[0][1]
 LINE_SHARE: Final = 1 / 320
 JPEG_QUALITY: Final = 95
 JPEG_SAMPLING: Final = cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444
+"""Every pixel keeps its colour. With 4:2:0, which OpenCV takes by default, a coloured line of one pixel is off by up to
+110 of 255; with these two by 20, for a fifth more bytes. A quality of 80 would save a quarter and be off by 100."""
 JPEG: Final = (cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, JPEG_SAMPLING)
 ENCODINGS: Final[dict[str, tuple[int, ...]]] = {".jpg": JPEG, ".jpeg": JPEG, ".png": ()}
 """Suffix of a picture's file -> what OpenCV is told about its encoding."""
-"""Every pixel keeps its colour. With 4:2:0, which OpenCV takes by default, a coloured line of one pixel is off by up to
-110 of 255; with these two by 20, for a fifth more bytes. A quality of 80 would save a quarter and be off by 100."""
 BRIGHT: Final = 140
 """Luma (0..255) from which black text reads better than white."""
 
