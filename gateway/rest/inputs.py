@@ -8,10 +8,10 @@ from __future__ import annotations
 import binascii
 from contextlib import suppress
 from dataclasses import dataclass, field
-from email.parser import HeaderParser
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import orjson
+from multipart import MultipartError, MultipartSegment, PushMultipartParser, parse_options_header
 
 from gateway import parameters
 from gateway.errors import InvalidParameter, UnsupportedMediaType
@@ -20,13 +20,11 @@ from gateway.oip import MAX_IMAGES
 from gateway.rest import query
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from email.message import Message
+    from collections.abc import Iterator, Mapping
 
 _FORM: Final = "multipart/form-data"
 _JSON: Final = "application/json"
 _MAX_PARTS: Final = 2 * MAX_IMAGES  # images and every parameter there is
-_MAX_PART_HEADER_BYTES: Final = 4096
 _MAX_PARAMETER_CHARACTERS: Final = 10_000  # as much as fits into a query string, and a little more
 _MAX_COMMAS: Final = 10_000  # parsed, a value takes some 50 times its bytes; all but the first follow a comma
 
@@ -67,8 +65,8 @@ def unpack(content_type: str, data: bytes) -> Upload:
     with suppress(UnsupportedMediaType):
         sniff(data)
         return Upload((File(data),))
-    header = _header(f"Content-Type: {content_type}")
-    return _from_form(header, data) if header.get_content_type() == _FORM else _from_json(data)
+    media_type, options = parse_options_header(content_type)
+    return _from_form(options, data) if media_type == _FORM else _from_json(data)
 
 
 def parse_json(data: bytes) -> Any:
@@ -131,63 +129,46 @@ def _limited(name: str, text: str) -> str:
     return text
 
 
-def _from_form(header: Message, data: bytes) -> Upload:
-    boundary = header.get_param("boundary")
-    if not isinstance(boundary, str) or not boundary or not boundary.isascii():
-        raise InvalidParameter(f"the content type {_FORM} must name its boundary")
+def _from_form(options: Mapping[str, str], data: bytes) -> Upload:
     files: list[File] = []
     fields: dict[str, str] = {}
-    for count, (part, content) in enumerate(_parts(data, boundary.encode()), start=1):
-        name = part.get_param("name", header="Content-Disposition")
-        if count > _MAX_PARTS or not isinstance(name, str):
-            raise InvalidParameter(f"a form has up to {_MAX_PARTS} parts, each with a name in its Content-Disposition")
+    for part, content in _parts(options.get("boundary", ""), data):
         if _is_file(part):
-            files.append(File(content, _file_name(part)))
-        elif name in fields:
-            raise InvalidParameter(f"{name[:100]} is given more than once")
+            files.append(File(content, part.filename))
+        elif part.name in fields:
+            raise InvalidParameter(f"{part.name[:100]} is given more than once")
         else:
-            fields[name] = _limited(name, _decoded(name, content))
+            fields[part.name] = _limited(part.name, _decoded(part.name, content))
     if not 1 <= len(files) <= MAX_IMAGES:
         raise InvalidParameter(f"the form has {len(files)} files; it must have 1 to {MAX_IMAGES}")
     parameters.refuse_unknown(fields, query.NAMES)
     return Upload(tuple(files), len(files) > 1, fields)
 
 
-def _parts(data: bytes, boundary: bytes) -> Iterator[tuple[Message, bytes]]:
-    """The headers and the content of each part of a multipart body (RFC 2046, as RFC 7578 uses it)."""
-    delimiter = b"\r\n--" + boundary
-    start = -2 if data.startswith(delimiter[2:]) else data.find(delimiter)
-    if start == -1:
-        raise InvalidParameter("the form does not begin with the boundary that its content type names")
-    begin = start + len(delimiter)
-    while not data.startswith(b"--", begin):
-        end = data.find(delimiter, begin)
-        if end < 0:
-            raise InvalidParameter("the form is cut short; its last boundary must be followed by --")
-        blank = data.find(b"\r\n\r\n", begin, min(end, begin + _MAX_PART_HEADER_BYTES))
-        if blank < 0 or not data.startswith(b"\r\n", begin):
-            raise InvalidParameter(
-                f"each part of the form must have headers of up to {_MAX_PART_HEADER_BYTES} bytes and a blank line"
-            )
-        yield _header(data[begin + 2 : blank].decode("utf-8", "replace")), data[blank + 4 : end]
-        begin = end + len(delimiter)
-
-
-def _header(text: str) -> Message:
-    return HeaderParser().parsestr(text, headersonly=True)
-
-
-def _is_file(part: Message) -> bool:
-    """A part with a file name, or with a content type other than text, which is what a part has that names none."""
-    return part.get_param("filename", header="Content-Disposition") is not None or part.get_content_maintype() != "text"
-
-
-def _file_name(part: Message) -> str | None:
+def _parts(boundary: str, data: bytes) -> Iterator[tuple[MultipartSegment, bytes]]:
+    """Each part of a form (RFC 7578) with its content."""
+    if not boundary:
+        raise InvalidParameter(f"the content type {_FORM} must name its boundary")
     try:
-        name = part.get_filename()
-    except ValueError as error:  # it is encoded in something that is no character set
-        raise InvalidParameter("a file name of the form can't be read; send it as UTF-8") from error
-    return None if name is None else name.encode("utf-8", "replace").decode()
+        with PushMultipartParser(boundary, max_segment_count=_MAX_PARTS) as parser:
+            chunks: list[bytes] = []
+            for event in parser.parse(data):
+                if isinstance(event, MultipartSegment):
+                    part, chunks = event, []
+                elif event is None:
+                    yield part, b"".join(chunks)
+                else:
+                    chunks.append(event)
+    except MultipartError as error:
+        raise InvalidParameter(
+            f"the form is malformed ({error.args[0]}); it has up to {_MAX_PARTS} parts, each with a name in its "
+            "Content-Disposition, between the boundaries that the content type names"
+        ) from error
+
+
+def _is_file(part: MultipartSegment) -> bool:
+    """A part with a file name, or with a content type other than text, which is what a part has that names none."""
+    return part.filename is not None or not (part.content_type or "text/plain").startswith("text/")
 
 
 def _decoded(name: str, content: bytes) -> str:

@@ -228,17 +228,21 @@ def part(content, disposition='form-data; name="file"; filename="a.png"', more=b
     [
         ("multipart/form-data", b"", "must name its boundary"),
         ('multipart/form-data; boundary=""', b"", "must name its boundary"),
-        (FORM, b"", "does not begin with the boundary"),
-        (FORM, b"text", "does not begin with the boundary"),
-        (FORM, b"--C\r\n\r\n--C--", "does not begin with the boundary"),
+        (FORM, b"", "malformed"),
+        (FORM, b"text", "malformed"),
+        (FORM, b"--C\r\n\r\n--C--", "between the boundaries that the content type names"),
         (FORM, b"--B--", "0 files"),
-        (FORM, part(b"x") + b"\r\n--Bx--", "cut short"),
-        (FORM, part(b"x") + b"\r\n--Bx\r\n--B--", "each part of the form must have headers"),
-        (FORM, part(b"x"), "cut short"),
-        (FORM, part(b"x") + b"\r\n--B", "cut short"),
-        (FORM, b"--B\r\nno headers\r\n--B--", "each part of the form must have headers"),
-        (FORM, part(b"x", more=b"X-Long: " + b"x" * 5000 + b"\r\n") + b"\r\n--B--", "headers of up to 4096 bytes"),
-        (FORM, part(b"x", "form-data") + b"\r\n--B--", "each with a name"),
+        (FORM, part(b"x") + b"\r\n--Bx--", "malformed"),
+        (FORM, part(b"x") + b"\r\n--B\r\n--B--", "malformed"),
+        (FORM, part(b"x"), "malformed (Unexpected end of multipart stream"),
+        (FORM, part(b"x") + b"\r\n--B", "malformed (Unexpected end of multipart stream"),
+        (FORM, b"--B\r\nno headers\r\n--B--", "malformed"),
+        (
+            FORM,
+            part(b"x", more=b"X-Long: " + b"x" * 5000 + b"\r\n") + b"\r\n--B--",
+            "malformed (Maximum segment header length exceeded)",
+        ),
+        (FORM, part(b"x", "form-data") + part(b"x") + b"\r\n--B--", "there is no parameter ''"),
         (FORM, part(b"x", "attachment; filename=x") + b"\r\n--B--", "each with a name"),
         (FORM, part(b"0.5", 'form-data; name="score_threshold"') * 2 + part(b"x") + b"\r\n--B--", "more than once"),
         (FORM, part(b"x", 'form-data; name="treshold"') + part(b"x") + b"\r\n--B--", "no parameter 'treshold'"),
@@ -246,7 +250,6 @@ def part(content, disposition='form-data; name="file"; filename="a.png"', more=b
         (FORM, part(b"x" * 10_001, 'form-data; name="classes"') + b"\r\n--B--", "more than 10,000 characters"),
         (FORM, part(b"x") * (MAX_IMAGES + 1) + b"\r\n--B--", "33 files; it must have 1 to 32"),
         (FORM, part(b"x") * 100 + b"\r\n--B--", "up to 64 parts"),
-        (FORM, part(b"x", "form-data; name=f; filename*=idna''%ff") + b"\r\n--B--", "send it as UTF-8"),
     ],
 )
 async def test_a_malformed_form_is_explained(rest, content_type, body, says):
@@ -268,13 +271,11 @@ def test_a_form_may_have_a_preamble_and_an_epilogue():
     "disposition, name",
     [
         ('form-data; name=f; filename="caf\u00e9.png"', "caf\u00e9.png"),
-        ("form-data; name=f; filename*=UTF-8''caf%C3%A9.png", "caf\u00e9.png"),
-        ("form-data; name=f; filename*=raw_unicode_escape''%5Cud800", "?"),
         ('form-data; name=f; filename=""', ""),
     ],
 )
 def test_file_names_can_be_sent_back(disposition, name):
-    """As browsers and RFC 2231 encode them; what is no text becomes one."""
+    """As browsers write them, in UTF-8."""
     (file,) = inputs.unpack(FORM, part(b"x", disposition) + b"\r\n--B--").files
     assert file.name == name
 
