@@ -13,6 +13,7 @@ import platform
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,7 +78,8 @@ class TritonEnvironment:
         Raises:
             UnsupportedMachine: the interpreter's shared library is nowhere and can't be fetched.
         """
-        libraries = [self._site_packages / "nvidia_pytriton.libs", *_libpython_folder(directory)]
+        given = filter(None, os.environ.get("LD_LIBRARY_PATH", "").split(os.pathsep))
+        libraries = [self._site_packages / "nvidia_pytriton.libs", *_libpython_folder(directory), *given]
         return {
             **os.environ,
             "PATH": f"{self.root / 'bin'}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
@@ -103,11 +105,14 @@ class TritonEnvironment:
 def _libpython_folder(directory: Path) -> list[Path]:
     """The folder to add to the library path for the interpreter's shared library; none if the system has it.
 
-    Debian's `python3` does not bring the shared library along. Where it is missing, its package is fetched and unpacked
-    under `directory`, which needs no root.
+    Debian's `python3` does not bring the shared library along, other interpreters keep it beside themselves. Where it is
+    missing, Debian's package is fetched and unpacked under `directory`, which needs no root.
     """
     if _loads(_LIBPYTHON):
         return []
+    own = Path(sysconfig.get_config_var("LIBDIR") or "/")
+    if (own / _LIBPYTHON).is_file():
+        return [own]
     fetched = directory / "libpython"
     found = next(fetched.rglob(_LIBPYTHON), None)
     if found is None:

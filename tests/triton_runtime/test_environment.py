@@ -68,6 +68,15 @@ def test_a_missing_libpython_that_cannot_be_fetched_names_its_package(monkeypatc
         triton.variables(tmp_path)
 
 
+def test_a_libpython_beside_the_interpreter_is_used(monkeypatch, triton, tmp_path):
+    """As interpreters have it that were not installed by the system; what the caller had in the path stays there."""
+    monkeypatch.setattr(environment, "_loads", lambda _: False)
+    monkeypatch.setattr(environment.sysconfig, "get_config_var", lambda _: str(tmp_path))
+    monkeypatch.setenv("LD_LIBRARY_PATH", "/some/where")
+    (tmp_path / environment._LIBPYTHON).touch()
+    assert triton.variables(tmp_path)["LD_LIBRARY_PATH"].split(":")[1:] == [str(tmp_path), "/some/where"]
+
+
 def test_a_libpython_that_was_fetched_before_is_used(monkeypatch, triton, tmp_path):
     """The second start needs no network."""
     monkeypatch.setattr(environment, "_loads", lambda _: False)
