@@ -105,8 +105,8 @@ class TritonEnvironment:
 def _libpython_folder(directory: Path) -> list[Path]:
     """The folder to add to the library path for the interpreter's shared library; none if the system has it.
 
-    Debian's `python3` does not bring the shared library along, other interpreters keep it beside themselves. Where it is
-    missing, Debian's package is fetched and unpacked under `directory`, which needs no root.
+    Debian's `python3` does not bring the shared library along, other interpreters keep it beside themselves. Where it
+    is missing, Debian's package is fetched and unpacked under `directory`, which needs no root.
     """
     if _loads(_LIBPYTHON):
         return []

@@ -62,6 +62,7 @@ def test_onnx_runtime_reports_to_nobody(triton, tmp_path):
 def test_a_missing_libpython_that_cannot_be_fetched_names_its_package(monkeypatch, triton, tmp_path):
     """Without apt, the user must install it; the line says how."""
     monkeypatch.setattr(environment, "_loads", lambda _: False)
+    monkeypatch.setattr(environment.sysconfig, "get_config_var", lambda _: None)
     monkeypatch.setenv("PATH", str(tmp_path))
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     with pytest.raises(UnsupportedMachine, match=f"no apt-get here.*apt-get install libpython{version}$"):
@@ -80,6 +81,7 @@ def test_a_libpython_beside_the_interpreter_is_used(monkeypatch, triton, tmp_pat
 def test_a_libpython_that_was_fetched_before_is_used(monkeypatch, triton, tmp_path):
     """The second start needs no network."""
     monkeypatch.setattr(environment, "_loads", lambda _: False)
+    monkeypatch.setattr(environment.sysconfig, "get_config_var", lambda _: None)
     monkeypatch.setenv("PATH", str(tmp_path))
     folder = tmp_path / "libpython" / "usr" / "lib"
     folder.mkdir(parents=True)
