@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import warnings
 
 import click
 
@@ -27,6 +28,7 @@ def gateway(**values: object) -> None:
     settings = Settings(**values)  # type: ignore[arg-type]
     refuse_open_doors(settings)
     logs.configure(settings.log_format)
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # its doubts about an upload are the caller's, not the log's
     if settings.otlp_endpoint:
         try:
             tracing.configure(settings.otlp_endpoint)

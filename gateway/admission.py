@@ -52,7 +52,7 @@ class Admission:
         if self._left_at is not None and self._inflight > 0:
             interval = now - self._left_at
             self._seconds_per_image += _SMOOTHING * (interval - self._seconds_per_image)
-        self._left_at = now
+        self._left_at = now if self._inflight > 0 else None
 
     def _retry_after_seconds(self) -> int:
         return max(1, math.ceil(self._limit / 2 * self._seconds_per_image))

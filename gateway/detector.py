@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from contextvars import copy_context
 from dataclasses import dataclass
 from functools import partial
@@ -129,6 +130,8 @@ class Detector:
         self._metrics = metrics
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="pixels")
         self._free_threads = asyncio.Semaphore(threads)
+        # apart from pixels, so that what is nearly done does not queue behind what has not begun
+        self._postprocessing = ThreadPoolExecutor(1, thread_name_prefix="postprocessing")
 
     async def __aenter__(self) -> Self:
         return self
@@ -136,7 +139,8 @@ class Detector:
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        for pool in (self._threads, self._postprocessing):
+            pool.shutdown(wait=False, cancel_futures=True)
 
     async def detect(self, data: bytes, query: Query, deadline: Deadline, *, with_picture: bool = False) -> Result:
         """Find the objects in one encoded image, and draw them on it if `with_picture`.
@@ -149,18 +153,18 @@ class Detector:
         timer = StageTimer(self._metrics, model.name)
         self._metrics.image_bytes.observe(len(data))
         with self._admission.admitted(model.name):
-            work = partial(self._preprocess, data, model, timer, keep_image=with_picture)
-            image, tensor, back = await self._in_thread(work, model, deadline)
+            tensor, back = await self._in_pixel_thread(partial(self._preprocess, data, model, timer), model, deadline)
             with timer.stage("infer"):
                 predictions = await self._predictor.predict(model, version, tensor, deadline)
-            with timer.stage("postprocess"):
-                detections = postprocess(predictions, back, thresholds)
+            work = partial(_postprocess, predictions, back, thresholds, timer)
+            detections = await asyncio.wrap_future(self._postprocessing.submit(copy_context().run, work))
             picture = None
-            if image is not None:
-                picture = await self._in_thread(partial(_draw, image, detections, model, timer), model, deadline)
+            if with_picture:
+                draw = partial(self._draw, data, detections, model, timer)
+                picture = await self._in_pixel_thread(draw, model, deadline)
         return Result(model, version, back.source_wh, detections, timer.milliseconds(), picture)
 
-    async def _in_thread(self, work: Callable[[], T], model: Model, deadline: Deadline) -> T:
+    async def _in_pixel_thread(self, work: Callable[[], T], model: Model, deadline: Deadline) -> T:
         """Do pixel work in a thread; none is started that could not be answered in time."""
         try:
             async with asyncio.timeout(deadline.remaining_seconds()):
@@ -168,27 +172,32 @@ class Detector:
                     await self._free_threads.acquire()
         except TimeoutError:
             raise deadline.exceeded() from None
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._threads, copy_context().run, work)
-        finally:
-            self._free_threads.release()
+        job = self._threads.submit(copy_context().run, work)
+        # A caller that leaves does not stop the thread, so the thread's place is free only when its work has ended.
+        job.add_done_callback(partial(self._release, asyncio.get_running_loop()))
+        return await asyncio.wrap_future(job)
 
-    def _preprocess(
-        self, data: bytes, model: Model, timer: StageTimer, *, keep_image: bool
-    ) -> tuple[UInt8Array | None, UInt8Array, Resize]:
-        """Bytes -> image if it is to be kept, tensor, and the way back for boxes."""
+    def _release(self, loop: asyncio.AbstractEventLoop, _: object) -> None:
+        with suppress(RuntimeError):  # the loop has closed, nobody waits any more
+            loop.call_soon_threadsafe(self._free_threads.release)
+
+    def _preprocess(self, data: bytes, model: Model, timer: StageTimer) -> tuple[UInt8Array, Resize]:
         with timer.stage("decode"):
             image = decode(data, self._limits)
         self._metrics.image_pixels.observe(image.shape[0] * image.shape[1])
         with timer.stage("preprocess"):
-            tensor, back = resize(image, model.input_wh, model.resize)
-        return image if keep_image else None, tensor, back
+            return resize(image, model.input_wh, model.resize)
+
+    def _draw(self, data: bytes, found: Detections, model: Model, timer: StageTimer) -> bytes:
+        """The annotated JPEG. Decodes once more: pictures that were kept while Triton works would fill the memory."""
+        labels = [model.labels[class_id] for class_id in found.class_ids]
+        with timer.stage("encode"):
+            return encode_image(draw_detections(decode(data, self._limits), found.xyxy, labels, found.scores), ".jpg")
 
 
-def _draw(image: UInt8Array, found: Detections, model: Model, timer: StageTimer) -> bytes:
-    labels = [model.labels[class_id] for class_id in found.class_ids]
-    with timer.stage("encode"):
-        return encode_image(draw_detections(image, found.xyxy, labels, found.scores), ".jpg")
+def _postprocess(predictions: RawPredictions, back: Resize, thresholds: Thresholds, timer: StageTimer) -> Detections:
+    with timer.stage("postprocess"):
+        return postprocess(predictions, back, thresholds)
 
 
 def _class_ids(entries: Collection[str], model: Model) -> frozenset[int]:

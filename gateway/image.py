@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import io
 import struct
-import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeAlias
 
@@ -75,13 +74,11 @@ def decode(data: bytes, limits: ImageLimits) -> UInt8Array:
         raise too_many_bytes(limits)
     image_format = sniff(data)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")  # a reader's doubt about an upload is an answer, not a line on stderr
-            with Image.open(io.BytesIO(data), formats=(image_format,)) as header:
-                _check_size(header, limits)
-                pixels = _pixels(header, data)
-                orientation = header.getexif().get(ExifTags.Base.Orientation, 1)
-    except (*_DAMAGED, Warning) as error:
+        with Image.open(io.BytesIO(data), formats=(image_format,)) as header:
+            _check_size(header, limits)
+            pixels = _pixels(header, data)
+            orientation = header.getexif().get(ExifTags.Base.Orientation, 1)
+    except _DAMAGED as error:
         raise InvalidImage(f"the {image_format} image is truncated or damaged") from error
     return np.ascontiguousarray(_ORIENT.get(orientation, _upright)(pixels))
 

@@ -72,7 +72,8 @@ def _dims(
     )
     if tensor.data_type != data_type or not fits:
         wanted_type = model_config_pb2.DataType.Name(data_type)
-        actual_type = model_config_pb2.DataType.Name(tensor.data_type)
+        actual = model_config_pb2.DataType.DESCRIPTOR.values_by_number.get(tensor.data_type)
+        actual_type = actual.name if actual else f"type {tensor.data_type}"
         shape = ["any" if dim is None else dim for dim in expected]
         raise ContractError(f"{name!r} must be {wanted_type} {shape}, but is {actual_type} {list(dims)}")
     return dims

@@ -123,16 +123,22 @@ class Endpoint:
             await self._probe()
 
     async def _probe(self) -> None:
-        """Ask which models are ready; read the config of each whose set of versions is new since the last look."""
+        """Bring `models` up to date. Whatever Triton answers, the next probe comes."""
         try:
-            ready = await self._ready_versions()
-            known = {name: entry for name, entry in self._known.items() if ready.get(name) == entry[0]}
-            for name in ready.keys() - known.keys():
-                known[name] = (ready[name], await self._read(name, ready[name]))
+            self._serve(await self._look())
         except grpc.aio.AioRpcError as error:
             self._lose(error.details() or error.code().name)
-        else:
-            self._serve(known)
+        except Exception:  # noqa: BLE001 (an answer that nobody thought of must not end the watch)
+            _log.exception("unexpected error", endpoint=self.url)
+            self._lose("its answer to the probe was not understood")
+
+    async def _look(self) -> dict[str, tuple[tuple[int, ...], Model | None]]:
+        """Ask which models are ready; read the config of each whose set of versions is new since the last look."""
+        ready = await self._ready_versions()
+        known = {name: entry for name, entry in self._known.items() if ready.get(name) == entry[0]}
+        for name in ready.keys() - known.keys():
+            known[name] = (ready[name], await self._read(name, ready[name]))
+        return known
 
     async def _ready_versions(self) -> dict[str, tuple[int, ...]]:
         index = await self._triton.RepositoryIndex(

@@ -46,6 +46,7 @@ def test_a_detector_is_understood():
     [
         (('"images"', '"pixels"'), "no tensor 'images'"),
         (("TYPE_UINT8", "TYPE_FP32"), "must be TYPE_UINT8"),
+        (("TYPE_UINT8", "99"), "but is type 99"),
         (("[ 32, 64, 3 ]", "[ 3, 32, 64 ]"), r"\['any', 'any', 3\]"),
         (("[ 32, 64, 3 ]", "[ -1, 64, 3 ]"), r"\[-1, 64, 3\]"),
         (("[ 5, 4 ]", "[ 6, 4 ]"), r"'boxes' must be TYPE_FP32 \[5, 4\]"),

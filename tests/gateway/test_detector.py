@@ -2,12 +2,14 @@
 
 import asyncio
 import dataclasses
+import threading
 
 import pytest
 
+from gateway.admission import Admission
 from gateway.annotate import label_colour
 from gateway.deadline import Deadline
-from gateway.detector import Query
+from gateway.detector import Detector, Query
 from gateway.errors import DeadlineExceeded, InvalidParameter, ModelNotFound, Overloaded
 from gateway.image import decode
 from tests.fakes import MODEL
@@ -123,3 +125,34 @@ async def test_a_cancelled_request_leaves_nothing_running(detector, predictor, m
     await asyncio.gather(task, return_exceptions=True)
     assert predictor.cancelled == 1
     assert metrics.registry.get_sample_value("eagleeye_inflight", {"model": "toy"}) == 0
+
+
+async def test_a_pause_does_not_count_as_slowness(metrics, monkeypatch):
+    """An hour without requests says nothing about how fast they are worked off."""
+    now = 0.0
+    monkeypatch.setattr("gateway.admission.time.monotonic", lambda: now)
+    admission = Admission(2, metrics)
+    for _ in range(2):
+        with admission.admitted("toy"), admission.admitted("toy"):
+            now += 0.1
+        now += 3600
+    with admission.admitted("toy"), admission.admitted("toy"):
+        refused = admission.admitted("toy")
+        with pytest.raises(Overloaded) as refusal:
+            refused.__enter__()
+    assert refusal.value.retry_after_seconds == 1
+
+
+async def test_a_cancelled_request_keeps_its_thread_until_the_work_has_ended(predictor, metrics, png, monkeypatch):
+    """Whoever comes next waits for the thread within its own deadline, not behind it in a queue."""
+    may_end = threading.Event()
+    monkeypatch.setattr("gateway.detector.decode", lambda data, limits: may_end.wait(10) and decode(data, limits))
+    async with Detector(predictor, LIMITS, Admission(MAX_INFLIGHT, metrics), metrics, threads=1) as detector:
+        first = asyncio.create_task(detector.detect(png, Query(), Deadline.after(SOON)))
+        await asyncio.sleep(0.05)
+        first.cancel()
+        await asyncio.gather(first, return_exceptions=True)
+        with pytest.raises(DeadlineExceeded):
+            await detector.detect(png, Query(), Deadline.after(0.1))
+        may_end.set()
+        assert len((await detector.detect(png, Query(), Deadline.after(SOON))).detections) == 2

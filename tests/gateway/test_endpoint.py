@@ -220,3 +220,11 @@ async def test_a_restarted_triton_is_read_anew(triton):
         await until(lambda: endpoint.models)
         assert endpoint.models["toy"].iou_threshold == 0.5
         assert metrics.registry.get_sample_value("eagleeye_triton_endpoint_up", up) == 1
+
+
+async def test_an_answer_that_nobody_thought_of_does_not_end_the_watch(endpoint, triton):
+    """Versions are numbers; should one not be, nothing is served, and all is well when the next answer is right."""
+    triton.ready = [("toy", "latest")]
+    await until(lambda: not endpoint.models)
+    triton.ready = [("toy", "3")]
+    await until(lambda: endpoint.models)

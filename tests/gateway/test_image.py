@@ -4,7 +4,9 @@ import io
 import struct
 import time
 import tracemalloc
+import warnings
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 import numpy as np
@@ -229,3 +231,12 @@ def test_more_bytes_than_allowed_are_refused():
     """The byte limit holds for those who call the core directly, too."""
     with pytest.raises(ImageTooLarge, match="1,000,000 bytes"):
         decode(encode(scene(), "PNG") + bytes(LIMITS.max_bytes), LIMITS)
+
+
+def test_decoding_in_threads_leaves_the_process_as_it_was():
+    """Warning filters belong to the whole process, and no thread may change them for the others."""
+    before = list(warnings.filters)
+    images = [encode(scene(), image_format) for image_format in FORMATS] * 50
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda data: decode(data, LIMITS), images))
+    assert warnings.filters == before
