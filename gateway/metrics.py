@@ -42,6 +42,14 @@ class Metrics:
         self.image_bytes = self._histogram("image_bytes", "Encoded size of an image", _BYTES)
         self.image_pixels = self._histogram("image_pixels", "Width x height of an image", _PIXELS)
 
+    @contextmanager
+    def stage(self, name: str, model: str) -> Iterator[None]:
+        """Time and trace the block as one stage of a request; one that fails is not recorded."""
+        start = time.perf_counter()
+        with tracing.stage(name):
+            yield
+        self.stage_seconds.labels(name, model).observe(time.perf_counter() - start)
+
     def _counter(self, name: str, help_text: str, *labels: str) -> Counter:
         return Counter(f"eagleeye_{name}", help_text, labels, registry=self.registry)
 
@@ -63,12 +71,11 @@ class StageTimer:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Time and trace the block as one stage; a stage that fails is not recorded."""
+        """Run the block as one stage, see `Metrics.stage`."""
         start = time.perf_counter()
-        with tracing.stage(name):
+        with self._metrics.stage(name, self._model):
             yield
         self.seconds[name] = time.perf_counter() - start
-        self._metrics.stage_seconds.labels(name, self._model).observe(self.seconds[name])
 
     def milliseconds(self) -> dict[str, float]:
         """Each stage so far and the `total` since this timer was made, in ms."""

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from gateway.detector import Result
     from gateway.metrics import Metrics
 
@@ -26,35 +28,26 @@ class Observer:
         self._metrics = metrics
         self._face = face
 
-    def detected(self, result: Result, image_bytes: int, seconds: float) -> dict[str, object]:
-        """Count one image's detections, found `seconds` after its bytes were there; the fields for its log line."""
-        model, found = result.model, result.detections
-        self._metrics.request_seconds.labels(self._face, model.name).observe(seconds)
-        for class_id in found.class_ids.tolist():
-            self._metrics.detections.labels(model.name, model.labels[class_id]).inc()
-        fields: dict[str, object] = {
-            "model": model.name,
-            "version": result.version,
-            "image_bytes": image_bytes,
-            "image_wh": result.image_wh,
-            "detections": len(found),
-        }
-        if len(found):
-            fields |= {"best_label": model.labels[found.class_ids[0]], "best_score": round(float(found.scores[0]), 4)}
-        return fields
+    def detected(self, result: Result, image_bytes: int) -> dict[str, object]:
+        """Count one image's detections; the fields for its log line."""
+        for class_id in result.detections.class_ids.tolist():
+            self._metrics.detections.labels(result.model.name, result.model.labels[class_id]).inc()
+        return {**summary([result]), "image_bytes": image_bytes, "image_wh": result.image_wh}
 
     def finished(self, code: str, seconds: float, *, is_detection: bool, is_failure: bool, **fields: object) -> None:
         """Count and log one request.
 
         Args:
             code: `OK`, or the stable code of the error that it was answered with.
-            seconds: from its first byte to its answer.
-            is_detection: whether images were asked about; only those requests are counted.
+            seconds: from when it was there, with its whole body, to its answer.
+            is_detection: whether images were asked about; only those requests become metrics.
             is_failure: whether an error is the server's, not the caller's.
             **fields: what else the log line says. `model` must be one that is served, it becomes a metric's label.
         """
         if is_detection:
-            self._metrics.requests.labels(self._face, fields.get("model", ""), code).inc()
+            model = fields.get("model", "")
+            self._metrics.requests.labels(self._face, model, code).inc()
+            self._metrics.request_seconds.labels(self._face, model).observe(seconds)
         log = _log.warning if is_failure else _log.info
         log(
             "detect" if is_detection else "request",
@@ -63,6 +56,23 @@ class Observer:
             latency_ms=round(seconds * 1e3, 3),
             **fields,
         )
+
+
+def summary(results: Sequence[Result]) -> dict[str, object]:
+    """What a log line says of one or more results of one model; nothing of none."""
+    if not results:
+        return {}
+    model, version = results[0].model, results[0].version
+    fields: dict[str, object] = {
+        "model": model.name,
+        "version": version,
+        "detections": sum(len(result.detections) for result in results),
+    }
+    found = [result.detections for result in results if len(result.detections)]
+    if found:
+        best = max(found, key=lambda detections: detections.scores[0])  # each has its best one first
+        fields |= {"best_label": model.labels[best.class_ids[0]], "best_score": round(float(best.scores[0]), 4)}
+    return fields
 
 
 def fit_request_id(given: str) -> str:

@@ -7,7 +7,6 @@ together, and says in `num_detections` how many of them belong to each image.
 from __future__ import annotations
 
 import asyncio
-import time
 from importlib.metadata import version as installed_version
 from typing import TYPE_CHECKING, Any, Final
 
@@ -15,6 +14,7 @@ import numpy as np
 
 from gateway import parameters
 from gateway.errors import ImageTooLarge, InvalidImage, InvalidParameter, UnsupportedMediaType
+from gateway.observer import summary
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -89,12 +89,11 @@ async def detect_all(
     """
 
     async def detect(index: int, image: bytes) -> tuple[Result, dict[str, object]]:
-        start = time.perf_counter()
         try:
             result = await detector.detect(image, query, deadline)
         except (InvalidImage, UnsupportedMediaType, ImageTooLarge) as error:
             raise type(error)(f"image {index}: {error}") from error
-        return result, observer.detected(result, len(image), time.perf_counter() - start)
+        return result, observer.detected(result, len(image))
 
     try:
         async with asyncio.TaskGroup() as group:
@@ -102,7 +101,7 @@ async def detect_all(
     except ExceptionGroup as failures:
         raise failures.exceptions[0] from None
     results, fields = zip(*(task.result() for task in tasks), strict=True)
-    event = fields[0] if len(images) == 1 else _summary(results, images)
+    event = fields[0] if len(images) == 1 else {**summary(results), "image_bytes": sum(map(len, images))}
     return list(results), {"images": len(images), **event}
 
 
@@ -174,13 +173,3 @@ def split_raw(raw: bytes | memoryview, count: int) -> list[bytes]:
             "with as many bytes after it"
         )
     return elements
-
-
-def _summary(results: Sequence[Result], images: Sequence[bytes]) -> dict[str, object]:
-    """The log line's fields about several images."""
-    return {
-        "model": results[0].model.name,
-        "version": results[0].version,
-        "image_bytes": sum(map(len, images)),
-        "detections": sum(len(result.detections) for result in results),
-    }

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 import grpc
@@ -115,13 +115,16 @@ class RpcFace(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mi
     async def ModelInfer(self, request: Any, context: Any) -> Any:
         """The detections of one or more images, which are worked on at the same time."""
         async with self._observed(context, "ModelInfer", request.id) as event:
+            query, asked_seconds = rpc_messages.read_parameters(request)
+            model, version = self.find(query.model, query.version)
+            event |= {"model": model.name, "version": version}
+            query = replace(query, model=model.name, version=version)  # one version for all images of the call
             names = rpc_messages.read_outputs(request)
             images = rpc_messages.read_images(request)
-            query, asked_seconds = rpc_messages.read_parameters(request)
             deadline = self._deadline(asked_seconds, context)
             results, fields = await oip.detect_all(self.detector, self.observer, images, query, deadline)
             event.update(fields)
-            with self.metrics.stage_seconds.labels("encode", results[0].model.name).time():
+            with self.metrics.stage("encode", results[0].model.name):
                 return rpc_messages.infer_response(request.id, results, names)
 
     async def refuse(self, context: Any, method: str, error: GatewayError) -> None:

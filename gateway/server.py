@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import structlog
 from aiohttp import web
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from gateway.settings import Settings
+
+_LINGERING_SECONDS: Final = 3.0  # a refused upload is read on for so long, so that its sender sees the refusal
 
 _log = structlog.get_logger()
 
@@ -112,6 +114,7 @@ async def _serving_rest(
         access_log=None,
         handle_signals=False,
         handler_cancellation=True,
+        lingering_time=_LINGERING_SECONDS,
         shutdown_timeout=grace_seconds,
     )
     await runner.setup()

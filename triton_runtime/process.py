@@ -54,11 +54,14 @@ class Child:
         backoff = _FIRST_BACKOFF_SECONDS
         while True:
             started = time.monotonic()
-            status = await self._run_once()
+            try:
+                ended = _describe_exit(await self._run_once())
+            except OSError as error:
+                ended = f"can't be started ({error})"
             if time.monotonic() - started > _STEADY_SECONDS:
                 backoff = _FIRST_BACKOFF_SECONDS
             self.restarts += 1
-            self.report(f"{self.name} {_describe_exit(status)}; starting it again in {backoff:g} s{self.tail()}")
+            self.report(f"{self.name} {ended}; starting it again in {backoff:g} s{self.tail()}")
             await asyncio.sleep(backoff)
             backoff = min(backoff * 2, _LAST_BACKOFF_SECONDS)
 

@@ -50,8 +50,15 @@ _POLL_SECONDS: Final = 0.1
 class UpSettings(ServingSettings):
     """What `eagleeye up` can be told: all that the gateway can, and what there is to say of Triton."""
 
+    http_port: int = setting(8080, _PORT, "TCP port of the gateway's REST face.")
+    grpc_port: int = setting(8081, _PORT, "TCP port of the gateway's gRPC face.")
+    admin_port: int | None = setting(
+        None, _PORT, "TCP port for the gateway's /healthz, /readyz and /metrics, which its REST face then lacks."
+    )
     drain_seconds: float = setting(
-        0.0, click.FloatRange(min=0), "As for the gateway; no balancer is here that would have to notice."
+        0.0,
+        click.FloatRange(min=0),
+        "Time on shutdown in which requests are still taken, in seconds; no balancer is here that has to notice.",
     )
     triton_http_port: int = setting(8000, _PORT, "TCP port of Triton's HTTP service.")
     triton_grpc_port: int = setting(8001, _PORT, "TCP port of Triton's gRPC service.")
@@ -72,6 +79,7 @@ def up(**values: Any) -> None:
     Runs in the foreground until SIGINT (Ctrl-C) or SIGTERM, then stops both. What was exported before is not exported
     again. Every option can also be set by its environment variable.
     """
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # while a tool runs, which then goes too
     refuse_unknown_environment(UpSettings)
     settings = UpSettings(**values)
     refuse_open_doors(settings)
@@ -118,8 +126,6 @@ def _check_ports(settings: UpSettings) -> None:
     owners: dict[int, str] = {}
     for name in names:
         port: int | None = getattr(settings, name)
-        if port == 0:
-            raise click.ClickException(f"--{name.replace('_', '-')} must name a port, 1 to 65535")
         if port is None:
             continue
         option = f"--{name.replace('_', '-')}"
@@ -210,7 +216,7 @@ def _gateway(settings: UpSettings) -> Child:
         command=[sys.executable, "-m", "gateway", *arguments(told)],
         environment=without_settings(os.environ),
         log=None,
-        stop_seconds=settings.grace_seconds + 5,
+        stop_seconds=settings.drain_seconds + settings.grace_seconds + 5,
         report=_say,
     )
 

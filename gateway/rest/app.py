@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import TYPE_CHECKING, Final
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     RequestHandler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 _REQUEST_ID_HEADER: Final = "X-Request-Id"
+_CLIENT_LEFT: Final = 499  # no answer was sent; the number is what web servers log by custom
 
 _log = structlog.get_logger()
 
@@ -31,9 +33,9 @@ def application(face: RestFace) -> web.Application:
     # Bodies are inflated by `body.read`: aiohttp would go on inflating one that was refused, for as long as it comes.
     app = web.Application(middlewares=[_observing(face)], handler_args={"auto_decompress": False})
     for routes in (detect.routes, inference.routes, models.routes, docs.routes):
-        app.add_routes(routes(face))
+        _add(app, routes(face))
     if not face.has_admin_port:
-        app.add_routes(probes.routes(face))
+        _add(app, probes.routes(face))
     if face.cors_origins:
         app.middlewares.append(cors.preflight(face.cors_origins))
         app.on_response_prepare.append(cors.sharing(face.cors_origins))
@@ -46,8 +48,15 @@ def application(face: RestFace) -> web.Application:
 def admin_application(face: RestFace) -> web.Application:
     """Probes and metrics alone, for a port that only operators reach: none of them needs a key there."""
     app = web.Application(middlewares=[_observing(face)])
-    app.add_routes(probes.routes(face))
+    _add(app, probes.routes(face))
     return app
+
+
+def _add(app: web.Application, routes: list[web.RouteDef]) -> None:
+    """Add routes. What a client expects is for the handlers to see: aiohttp would answer in its own way, unlogged."""
+    for route in routes:
+        route.kwargs["expect_handler"] = body.on_expect
+    app.add_routes(routes)
 
 
 def _observing(face: RestFace) -> Callable[..., Awaitable[web.StreamResponse]]:
@@ -57,28 +66,38 @@ def _observing(face: RestFace) -> Callable[..., Awaitable[web.StreamResponse]]:
     async def observe(request: web.Request, handler: RequestHandler) -> web.StreamResponse:
         start = time.perf_counter()
         request_id = request[REQUEST_ID] = fit_request_id(request.headers.get(_REQUEST_ID_HEADER, ""))
-        event = request[EVENT] = {}
-        with tracing.request(_route(request), request.headers):
-            response, code = await _answer_or_problem(face, request, handler)
+        request[EVENT] = {}
+        try:
+            with tracing.request(_route(request), request.headers):
+                response, code = await _answer_or_problem(face, request, handler)
+        except asyncio.CancelledError:
+            _finish(face, request, _CLIENT_LEFT, "cancelled", start)
+            raise
         response.headers[_REQUEST_ID_HEADER] = request_id
         response.headers["Cache-Control"] = "no-store"
         if face.lifecycle.is_draining or body.is_held_back(request):
             response.force_close()  # draining, so that the caller's next request finds another gateway
-        if request.path not in probes.PATHS:
-            face.observer.finished(
-                code,
-                time.perf_counter() - start,
-                is_detection=getattr(request.match_info.handler, "is_detection", False),
-                is_failure=response.status >= 500,  # noqa: PLR2004 (HTTP's range of server errors)
-                request_id=request_id,
-                method=request.method,
-                path=request.path,
-                status=response.status,
-                **event,
-            )
+        _finish(face, request, response.status, code, start)
         return response
 
     return observe
+
+
+def _finish(face: RestFace, request: web.Request, status: int, code: str, start: float) -> None:
+    """Count and log a request; what probes ask every few seconds is not worth it."""
+    if request.path in probes.PATHS:
+        return
+    face.observer.finished(
+        code,
+        time.perf_counter() - request.get(body.RECEIVED_AT, start),
+        is_detection=getattr(request.match_info.handler, "is_detection", False),
+        is_failure=status >= 500,  # noqa: PLR2004 (HTTP's range of server errors)
+        request_id=request[REQUEST_ID],
+        method=request.method,
+        path=request.path,
+        status=status,
+        **request[EVENT],
+    )
 
 
 def _route(request: web.Request) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 import zlib
 from typing import TYPE_CHECKING, Final
 
@@ -12,6 +13,9 @@ from gateway.errors import ImageTooLarge, InvalidParameter, UnsupportedMediaType
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+
+RECEIVED_AT: Final = web.RequestKey("received_at", float)
+"""When a request's body was there, in seconds of `time.perf_counter`."""
 
 _IDENTITY: Final = "identity"
 _CODINGS: Final = ("gzip", "deflate")
@@ -59,9 +63,11 @@ async def read(request: web.Request, max_bytes: int, timeout_seconds: float) -> 
         chunks = _inflated(chunks, coding, max_bytes)
     try:
         async with asyncio.timeout(timeout_seconds):
-            return b"".join([chunk async for chunk in chunks])
+            data = b"".join([chunk async for chunk in chunks])
     except TimeoutError:
         raise UploadTimeout from None
+    request[RECEIVED_AT] = time.perf_counter()
+    return data
 
 
 def too_many_bytes(max_bytes: int) -> ImageTooLarge:

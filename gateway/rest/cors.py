@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from aiohttp import hdrs, web
 
-from gateway.rest import access
+from gateway.rest import access, outputs
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -23,7 +23,7 @@ _REQUEST_HEADERS: Final = (
     "X-API-Key, X-Request-Id"
 )
 _RESPONSE_HEADERS: Final = ", ".join(
-    ("Inference-Header-Content-Length", "Retry-After", "X-Request-Id", *access.HEADERS)
+    ("Inference-Header-Content-Length", "Retry-After", "X-Request-Id", *access.HEADERS, *outputs.HEADERS)
 )
 _MAX_AGE_SECONDS: Final = 600
 

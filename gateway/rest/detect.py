@@ -9,7 +9,6 @@ have no place for an error, so there the first image that fails makes the respon
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import Counter
 from contextlib import suppress
 from dataclasses import replace
@@ -19,6 +18,7 @@ from aiohttp import web
 
 from gateway.deadline import Deadline
 from gateway.errors import GatewayError, ImageTooLarge, InvalidImage, InvalidParameter, UnsupportedMediaType
+from gateway.observer import summary
 from gateway.rest import body, inputs, outputs, query
 from gateway.rest.face import EVENT, REQUEST_ID, detects, json_response
 from gateway.rest.inputs import File, Upload
@@ -52,12 +52,12 @@ def routes(face: RestFace) -> list[web.RouteDef]:
         results = _results(outcomes, is_list=upload.is_list)
         if form is Format.JPEG:
             return outputs.picture(results[0])
-        with face.metrics.stage_seconds.labels("encode", results[0].model.name).time():
+        with face.metrics.stage("encode", results[0].model.name):
             if form is Format.COCO:
                 return outputs.coco(results, asked.image_id)
             return json_response({**outputs.answer(results[0]), "request_id": request[REQUEST_ID]})
 
-    return [web.post(path, detect, expect_handler=body.on_expect) for path in PATHS]
+    return [web.post(path, detect) for path in PATHS]
 
 
 async def _receive(face: RestFace, request: web.Request) -> tuple[Upload, Asked]:
@@ -99,12 +99,11 @@ async def _detect_all(
     deadline = Deadline.after(timeout_seconds)
 
     async def attempt(data: bytes) -> Result | GatewayError:
-        start = time.perf_counter()
         try:
             result = await face.detector.detect(data, asked.query, deadline, with_picture=with_picture)
         except GatewayError as error:
             return error
-        fields.append(face.observer.detected(result, len(data), time.perf_counter() - start))
+        fields.append(face.observer.detected(result, len(data)))
         return result
 
     fields: list[dict[str, object]] = []
@@ -118,9 +117,9 @@ async def _detect_all(
 def _summary(files: Sequence[File], outcomes: Sequence[Result | GatewayError]) -> dict[str, object]:
     """The fields for the log line of a request with several images, or with one that failed."""
     return {
+        **summary([each for each in outcomes if not isinstance(each, GatewayError)]),
         "images": len(files),
         "image_bytes": sum(len(file.data) for file in files),
-        "detections": sum(len(each.detections) for each in outcomes if not isinstance(each, GatewayError)),
         "failed": dict(Counter(each.code for each in outcomes if isinstance(each, GatewayError))),
     }
 

@@ -29,7 +29,7 @@ _FIT_HOST: Final = re.compile(r"([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})
 
 
 def routes(face: RestFace) -> list[web.RouteDef]:
-    """The document, the page, and its style sheet."""
+    """The document, the page with its style sheet, and the way there from the root."""
 
     async def describe(request: web.Request) -> web.Response:
         return json_response(document(face, _origin(request)))
@@ -41,7 +41,10 @@ def routes(face: RestFace) -> list[web.RouteDef]:
     async def style(_: web.Request) -> web.Response:
         return web.Response(body=page.STYLE, content_type="text/css", headers=_POLICY)
 
-    return [web.get("/openapi.json", describe), web.get("/docs", read), web.get(STYLE_PATH, style)]
+    async def enter(_: web.Request) -> web.Response:
+        return web.Response(status=302, headers={"Location": "/docs"})
+
+    return [web.get("/", enter), web.get("/openapi.json", describe), web.get("/docs", read), web.get(STYLE_PATH, style)]
 
 
 def _origin(request: web.Request) -> str:

@@ -74,7 +74,7 @@ def routes(face: RestFace) -> list[web.RouteDef]:
         deadline = Deadline.after(face.timeout_seconds if seconds is None else seconds)
         results, fields = await oip.detect_all(face.detector, face.observer, asked.images, query, deadline)
         event.update(fields)
-        with face.metrics.stage_seconds.labels("encode", model.name).time():
+        with face.metrics.stage("encode", model.name):
             return _response(*write_response(asked, results))
 
     return [
@@ -85,7 +85,7 @@ def routes(face: RestFace) -> list[web.RouteDef]:
         web.post("/v2/repository/index", repository_index),
         *(web.get(path, model_metadata) for path in (_MODEL, _VERSION)),
         *(web.get(f"{path}/ready", model_ready) for path in (_MODEL, _VERSION)),
-        *(web.post(f"{path}/infer", infer, expect_handler=body.on_expect) for path in (_MODEL, _VERSION)),
+        *(web.post(f"{path}/infer", infer) for path in (_MODEL, _VERSION)),
     ]
 
 

@@ -1,9 +1,11 @@
 """One structured line per request, as JSON or for a person."""
 
+import asyncio
 import json
 import subprocess
 import sys
 
+import aiohttp
 import pytest
 from structlog.testing import capture_logs
 
@@ -50,6 +52,35 @@ async def test_a_failure_of_ours_is_a_warning(rest, predictor, png):
     error, request = lines
     assert (error["event"], error["exc_info"], error["request_id"]) == ("unexpected error", True, "mine")
     assert (request["code"], request["log_level"]) == ("internal", "warning")
+
+
+async def test_a_client_that_leaves_is_one_line_too(rest, predictor, metrics, png):
+    """Its work is cancelled, and counted as such under its model."""
+    predictor.go.clear()
+    with capture_logs() as lines:
+        request = asyncio.create_task(rest.post("/v1/detect", data=png))
+        while not predictor.tensors:
+            await asyncio.sleep(0.005)
+        request.cancel()
+        async with asyncio.timeout(5):
+            while not lines:
+                await asyncio.sleep(0.005)
+    (line,) = lines
+    assert (line["event"], line["code"], line["status"], line["model"]) == ("detect", "cancelled", 499, "toy")
+    labels = {"face": "rest", "model": "toy", "code": "cancelled"}
+    assert metrics.registry.get_sample_value("eagleeye_requests_total", labels) == 1
+
+
+async def test_several_images_are_one_line_with_the_best_of_all(rest, png):
+    """The counts are sums, and what failed is counted by its code."""
+    form = aiohttp.FormData()
+    for data in (png, b"text", png):
+        form.add_field("image", data, filename="a.png")
+    with capture_logs() as lines:
+        await rest.post("/v1/detect", data=form)
+    (line,) = lines
+    assert (line["images"], line["detections"], line["failed"]) == (3, 4, {"unsupported_media_type": 1})
+    assert (line["best_label"], line["best_score"]) == ("cat", 0.9)
 
 
 async def test_probes_leave_no_lines(rest):

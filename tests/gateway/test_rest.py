@@ -233,3 +233,17 @@ async def test_an_unfit_request_id_is_replaced(rest, given):
     """What can't be logged safely is not echoed."""
     response = await rest.get("/healthz", headers={"X-Request-Id": given})
     assert response.headers["X-Request-Id"] != given
+
+
+@pytest.mark.parametrize("path", ["/v1/models", "/healthz"])
+async def test_an_expectation_that_nobody_knows_is_passed_over(rest, path):
+    """The answer is ours, with its id, and not a bare 417."""
+    response = await rest.get(path, headers={"Expect": "miracles"})
+    assert response.status == 200
+    assert response.headers["X-Request-Id"]
+
+
+async def test_the_root_leads_to_the_docs(rest):
+    """Whoever opens the address in a browser finds something to read."""
+    response = await rest.get("/")
+    assert (response.status, response.url.path) == (200, "/docs")

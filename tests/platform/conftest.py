@@ -109,6 +109,12 @@ class Platform:
                     found.append(process)
         return found
 
+    def gateway_peak_bytes(self):
+        """The most memory that the gateway has ever held resident."""
+        (gateway,) = self.children("-m gateway")
+        with Path(f"/proc/{gateway.pid}/status").open() as lines:
+            return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+
     def shared_memory(self):
         """What lies in /dev/shm for it."""
         return list(Path("/dev/shm").glob(f"eagleeye_{self.process.pid}_*"))

@@ -99,7 +99,6 @@ async def test_a_malformed_image_is_answered_or_refused(http, part):
 
 async def test_the_whole_corpus_leaves_memory_flat(platform, http):
     """A second pass over everything raises the gateway's peak by less than one decoded picture."""
-    (gateway,) = platform.children("-m gateway")
 
     async def send_everything():
         for part in CORPUS.values():
@@ -108,6 +107,24 @@ async def test_the_whole_corpus_leaves_memory_flat(platform, http):
                     await response.read()
 
     await send_everything()
-    before = gateway.memory_info().rss
+    before = platform.gateway_peak_bytes()
     await send_everything()
-    assert gateway.memory_info().rss - before < 30_000_000
+    assert platform.gateway_peak_bytes() - before < 30_000_000
+
+
+async def test_large_pictures_do_not_pile_up_while_triton_works(platform, http):
+    """32 callers want 36-megapixel pictures drawn, 108 MB each; in memory are about as many as there are threads."""
+    data = encode(np.zeros((6000, 6000, 3), np.uint8), "PNG", compress_level=1)
+
+    async def draw(count):
+        async def one():
+            async with http.post("/v1/detect?format=jpeg&timeout_ms=60000", data=data) as response:
+                await response.read()
+                return response.status
+
+        return set(await asyncio.gather(*(one() for _ in range(count))))
+
+    assert await draw(4) == {200}
+    before = platform.gateway_peak_bytes()
+    assert await draw(32) == {200}
+    assert platform.gateway_peak_bytes() - before < 8 * 108_000_000

@@ -32,9 +32,8 @@ async def test_a_killed_triton_is_noticed_and_its_restart_too(platform, http, bo
     (server,) = platform.children("bin/tritonserver")
     server.kill()
     await until(http, 503, seconds=2)
-    start = time.monotonic()
-    assert await detect(http, board) == (503, "triton_unavailable")
-    assert time.monotonic() - start < 1
+    async with asyncio.timeout(1):
+        assert await detect(http, board) == (503, "triton_unavailable")
     assert await status(http, "/healthz") == 200
 
     await until(http, 200, seconds=30)

@@ -9,11 +9,13 @@ import sys
 import aiohttp
 import grpc
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from tests.platform.conftest import free_ports
 
 LOAD = 8
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
 class Gateway:
@@ -102,19 +104,32 @@ async def test_sigterm_under_load_loses_no_accepted_request(gateway, session, bo
 
 
 async def test_sigterm_lets_grpc_calls_finish(gateway, session, board):
-    """Calls under way are answered; the health service says NOT_SERVING first."""
-    it = gateway(**{"drain-seconds": 0.5})
+    """Calls under way are answered; the health service says NOT_SERVING while they are."""
+    it = gateway(**{"drain-seconds": 1})
     await it.ready(session)
+    request = service_pb2.ModelInferRequest(model_name="damoyolo_ns_deeppcb")
+    request.inputs.add(name="image", datatype="BYTES", shape=[16])
+    request.raw_input_contents.append((len(board).to_bytes(4, "little") + board) * 16)
     async with grpc.aio.insecure_channel(f"127.0.0.1:{it.grpc_port}") as channel:
-        stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
-        request = service_pb2.ModelInferRequest(model_name="damoyolo_ns_deeppcb")
-        request.inputs.add(name="image", datatype="BYTES", shape=[4])
-        request.raw_input_contents.append((len(board).to_bytes(4, "little") + board) * 4)
+        infer = service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer
+        calls = [infer(request) for _ in range(3)]
+        while await inflight(session, it.url) == 0:
+            await asyncio.sleep(0.01)
         it.process.send_signal(signal.SIGTERM)
-        responses = await asyncio.gather(*(stub.ModelInfer(request) for _ in range(3)))
-        assert not (await stub.ServerReady(service_pb2.ServerReadyRequest())).ready
+        health = health_pb2_grpc.HealthStub(channel)
+        async with asyncio.timeout(5):
+            while (await health.Check(health_pb2.HealthCheckRequest())).status != NOT_SERVING:
+                await asyncio.sleep(0.01)
+        responses = await asyncio.gather(*calls)
     assert [len(response.outputs) for response in responses] == [5, 5, 5]
     assert await it.stopped() == 0
+
+
+async def inflight(session, url):
+    """How many images the gateway works on."""
+    async with session.get(f"{url}/metrics") as response:
+        page = await response.text()
+    return sum(float(value) for value in re.findall(r"^eagleeye_inflight{.*} (\S+)$", page, re.MULTILINE))
 
 
 async def test_a_second_signal_stops_at_once(gateway, session):

@@ -86,4 +86,4 @@ def test_a_libpython_that_was_fetched_before_is_used(monkeypatch, triton, tmp_pa
     folder = tmp_path / "libpython" / "usr" / "lib"
     folder.mkdir(parents=True)
     (folder / environment._LIBPYTHON).touch()
-    assert triton.variables(tmp_path)["LD_LIBRARY_PATH"].endswith(f":{folder}")
+    assert str(folder) in triton.variables(tmp_path)["LD_LIBRARY_PATH"].split(":")

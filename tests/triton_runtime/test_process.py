@@ -55,6 +55,15 @@ async def test_a_child_that_dies_is_reported_with_its_last_words_and_started_aga
     assert "starting it again in 1 s" in reports[1]
 
 
+async def test_a_child_that_cannot_be_started_is_reported_and_tried_again(child):
+    """A missing program counts as a death, not as the end of the watch."""
+    it, reports = child("")
+    it.command = ["/nowhere/at/all"]
+    async with running(it):
+        await until(lambda: it.restarts == 2)
+    assert "it can't be started ([Errno 2]" in reports[0]
+
+
 async def test_stopping_takes_along_what_the_child_started(child, tmp_path):
     """Grandchildren that ignore the signal go too."""
     code = (

@@ -25,7 +25,7 @@ PICTURE: Final = "picture.jpg"
 ONE_PIXEL: Final = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNoAAAAggCBd81ytgAAAABJRU5ErkJggg=="
 """The smallest picture, in base64, for examples."""
 
-KEY_VARIABLE: Final = "EAGLEEYE_KEY"
+KEY_VARIABLE: Final = "KEY"
 """The environment variable in which lines of code look for the reader's key."""
 
 BYTES: Final[Schema] = {"type": "string", "format": "binary"}
