@@ -67,7 +67,7 @@ SIZES: Final = ", ".join(f"{variant.name} {variant.input_size}" for variant in V
     "--score-threshold",
     type=click.FloatRange(0, 1),
     default=DEFAULT["score_threshold"],
-    help="Lowest score that the gateway reports to callers who name no threshold.",
+    help="What the gateway reports scores more than this, where a caller names no threshold.",
 )
 @click.option(
     "--map50-95",

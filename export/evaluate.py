@@ -506,7 +506,13 @@ SHARE: Final = click.FloatRange(0, 1)
 @click.option("--images", required=True, type=PATH, help="Folder of the images that the COCO file names.")
 @click.option("--annotations", required=True, type=PATH, help="COCO file with the ground truth.")
 @click.option("--model", help="Model to evaluate.  [default: the gateway's]")
-@click.option("--score-threshold", default=0.05, show_default=True, type=SHARE, help="Lowest score that is answered.")
+@click.option(
+    "--score-threshold",
+    default=0.05,
+    show_default=True,
+    type=SHARE,
+    help="Detections score more than this.",
+)
 @click.option("--iou-threshold", default=0.7, show_default=True, type=SHARE, help="IoU above which NMS drops a box.")
 @click.option("--max-detections", default=500, show_default=True, type=click.IntRange(1), help="Boxes per image.")
 @click.option("--concurrency", default=8, show_default=True, type=click.IntRange(1, 256), help="Requests at a time.")

@@ -1,4 +1,4 @@
-"""One export from options to a published model; what `eagleeye export` and `eagleeye up` call."""
+"""One export from options to a published model; what `eagleeye export` calls."""
 
 from __future__ import annotations
 

@@ -10,6 +10,7 @@ import math
 import os
 import re
 import secrets
+import stat
 import tempfile
 from contextlib import suppress
 from dataclasses import dataclass, fields
@@ -22,6 +23,8 @@ VERSION: Final = 1
 MIN_RATE: Final = 1e-5  # requests per second: about one a day
 MAX_RATE: Final = 1e6  # more than any gateway answers, and coarse enough for whole nanoseconds
 MAX_BURST: Final = 1_000_000
+
+_MAX_FILE_BYTES: Final = 10_000_000  # some 50,000 keys; what is no regular file could block for ever
 
 _SECRET_PREFIX: Final = "eagleeye_"  # noqa: S105 (not a secret, but what scanners for leaked secrets can look for)
 _SECRET_BYTES: Final = 32
@@ -100,6 +103,9 @@ def read_keys(path: Path) -> tuple[Key, ...]:
         KeysFileError: it can't be read, or is not as it must be.
     """
     try:
+        status = path.stat()
+        if not (stat.S_ISREG(status.st_mode) and status.st_size <= _MAX_FILE_BYTES):
+            raise KeysFileError(f"the keys file {path} must be a regular file of up to {_MAX_FILE_BYTES:,} bytes")
         content = orjson.loads(path.read_bytes())
     except OSError as error:
         raise KeysFileError(f"the keys file {path} can't be read: {error.strerror}") from error

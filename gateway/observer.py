@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from gateway.detector import Result
     from gateway.metrics import Metrics
 
@@ -28,11 +26,10 @@ class Observer:
         self._metrics = metrics
         self._face = face
 
-    def detected(self, result: Result, image_bytes: int) -> dict[str, object]:
-        """Count one image's detections; the fields for its log line."""
+    def detected(self, result: Result) -> None:
+        """Count one image's detections."""
         for class_id in result.detections.class_ids.tolist():
             self._metrics.detections.labels(result.model.name, result.model.labels[class_id]).inc()
-        return {**summary([result]), "image_bytes": image_bytes, "image_wh": result.image_wh}
 
     def finished(self, code: str, seconds: float, *, is_detection: bool, is_failure: bool, **fields: object) -> None:
         """Count and log one request.
@@ -56,23 +53,6 @@ class Observer:
             latency_ms=round(seconds * 1e3, 3),
             **fields,
         )
-
-
-def summary(results: Sequence[Result]) -> dict[str, object]:
-    """What a log line says of one or more results of one model; nothing of none."""
-    if not results:
-        return {}
-    model, version = results[0].model, results[0].version
-    fields: dict[str, object] = {
-        "model": model.name,
-        "version": version,
-        "detections": sum(len(result.detections) for result in results),
-    }
-    found = [result.detections for result in results if len(result.detections)]
-    if found:
-        best = max(found, key=lambda detections: detections.scores[0])  # each has its best one first
-        fields |= {"best_label": model.labels[best.class_ids[0]], "best_score": round(float(best.scores[0]), 4)}
-    return fields
 
 
 def fit_request_id(given: str) -> str:

@@ -6,25 +6,22 @@ together, and says in `num_detections` how many of them belong to each image.
 
 from __future__ import annotations
 
-import asyncio
 from importlib.metadata import version as installed_version
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from gateway import parameters
-from gateway.errors import ImageTooLarge, InvalidImage, InvalidParameter, UnsupportedMediaType
-from gateway.observer import summary
+from gateway.batch import MAX_IMAGES
+from gateway.errors import InvalidParameter
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
-    from gateway.deadline import Deadline
-    from gateway.detector import Detector, Query, Result
+    from gateway.detector import Query, Result
     from gateway.model import Model
-    from gateway.observer import Observer
 
 SERVER: Final = {"name": "eagleeye", "version": installed_version("eagleeye")}
 """Who answers, as the protocol's server metadata say it."""
@@ -40,9 +37,6 @@ OUTPUTS: Final[dict[str, tuple[str, tuple[int, ...]]]] = {
     "labels": (BYTES, (-1,)),
 }
 """Data type and shape of each output, in the order of an answer; -1 stands for N or M."""
-
-MAX_IMAGES: Final = 32
-"""The most images of one request: half of what the gateway holds by default, so that one caller can't fill it."""
 
 _LENGTH_BYTES: Final = 4
 
@@ -74,35 +68,6 @@ def read_query(texts: Mapping[str, str], name: str, version: str) -> tuple[Query
     parameters.refuse_unknown(texts, parameters.NAMES)
     named = {key: text for key, text in (("model", name), ("version", version)) if text}
     return parameters.read({**texts, **named})
-
-
-async def detect_all(
-    detector: Detector, observer: Observer, images: Sequence[bytes], query: Query, deadline: Deadline
-) -> tuple[list[Result], dict[str, object]]:
-    """Find the objects in all images at the same time. The first that fails cancels the others.
-
-    Returns:
-        The results in the images' order, and fields for the request's log line.
-
-    Raises:
-        GatewayError: of the first that failed; what is wrong with an image comes after its index.
-    """
-
-    async def detect(index: int, image: bytes) -> tuple[Result, dict[str, object]]:
-        try:
-            result = await detector.detect(image, query, deadline)
-        except (InvalidImage, UnsupportedMediaType, ImageTooLarge) as error:
-            raise type(error)(f"image {index}: {error}") from error
-        return result, observer.detected(result, len(image))
-
-    try:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(detect(index, image)) for index, image in enumerate(images)]
-    except ExceptionGroup as failures:
-        raise failures.exceptions[0] from None
-    results, fields = zip(*(task.result() for task in tasks), strict=True)
-    event = fields[0] if len(images) == 1 else {**summary(results), "image_bytes": sum(map(len, images))}
-    return list(results), {"images": len(images), **event}
 
 
 def image_count(names: Sequence[str], datatype: str, shape: Sequence[int]) -> int:

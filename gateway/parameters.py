@@ -124,7 +124,7 @@ def _version(text: str) -> int:
 
 def _finite(text: str) -> float:
     value = float(text)
-    if not math.isfinite(value):
+    if not (math.isfinite(value) and text.isascii() and "_" not in text):  # float() takes "1_0" and other digits, too
         raise ValueError
     return value
 

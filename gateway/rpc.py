@@ -18,7 +18,7 @@ from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from gateway import access, errors, oip, parameters, rpc_access, rpc_health, rpc_messages, tracing
+from gateway import access, batch, errors, oip, parameters, rpc_access, rpc_health, rpc_messages, tracing
 from gateway.deadline import Deadline
 from gateway.errors import GatewayError
 from gateway.observer import OK, fit_request_id
@@ -92,7 +92,7 @@ class RpcFace(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mi
         return service_pb2.ServerLiveResponse(live=True)
 
     async def ServerReady(self, _: Any, __: Any) -> Any:
-        """Whether at least one detector is served."""
+        """Whether at least one detector is served and this process is not shutting down."""
         return service_pb2.ServerReadyResponse(ready=self.lifecycle.is_ready)
 
     async def ServerMetadata(self, _: Any, __: Any) -> Any:
@@ -122,8 +122,9 @@ class RpcFace(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mi
             names = rpc_messages.read_outputs(request)
             images = rpc_messages.read_images(request)
             deadline = self._deadline(asked_seconds, context)
-            results, fields = await oip.detect_all(self.detector, self.observer, images, query, deadline)
-            event.update(fields)
+            outcomes = await batch.detect_each(self.detector, self.observer, images, query, deadline, all_or_none=True)
+            event.update(batch.log_fields(images, outcomes))
+            results = batch.all_results(outcomes)
             with self.metrics.stage("encode", results[0].model.name):
                 return rpc_messages.infer_response(request.id, results, names)
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from gateway.settings import Settings
 
+_KEEPALIVE_SECONDS: Final = 75.0  # longer than the 60 s of most balancers, which must be the ones to hang up
 _LINGERING_SECONDS: Final = 3.0  # a refused upload is read on for so long, so that its sender sees the refusal
 
 _log = structlog.get_logger()
@@ -115,6 +116,7 @@ async def _serving_rest(
         handle_signals=False,
         handler_cancellation=True,
         lingering_time=_LINGERING_SECONDS,
+        keepalive_timeout=_KEEPALIVE_SECONDS,
         shutdown_timeout=grace_seconds,
     )
     await runner.setup()

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 _FIRST_BACKOFF_SECONDS: Final = 0.5
 _LAST_BACKOFF_SECONDS: Final = 10.0
 _STEADY_SECONDS: Final = 30.0  # one that lived this long starts again with the first backoff
+_LOOK_INTERVAL_SECONDS: Final = 1.0
 _TAIL_LINES: Final = 20
 _SHARED_MEMORY: Final = Path("/dev/shm")  # noqa: S108 (it is where POSIX shared memory lives)
 _PR_SET_PDEATHSIG: Final = 1
@@ -36,6 +37,7 @@ class Child:
         log: file for its output; None leaves it on the parent's standard error.
         stop_seconds: how long it gets to stop before it is killed.
         report: called with a line for people when it dies and when it is started again.
+        needs_helpers: whether it is as good as dead once a process that it started has died.
         shared_memory_prefix: how the names of its files in /dev/shm begin; what a killed one left is removed.
     """
 
@@ -45,6 +47,7 @@ class Child:
     log: Path | None
     stop_seconds: float
     report: Callable[[str], None]
+    needs_helpers: bool = False
     shared_memory_prefix: str = ""
     restarts: int = field(default=0, init=False)
     _process: asyncio.subprocess.Process | None = field(default=None, init=False)
@@ -55,7 +58,7 @@ class Child:
         while True:
             started = time.monotonic()
             try:
-                ended = _describe_exit(await self._run_once())
+                ended = await self._run_once()
             except OSError as error:
                 ended = f"can't be started ({error})"
             if time.monotonic() - started > _STEADY_SECONDS:
@@ -65,7 +68,8 @@ class Child:
             await asyncio.sleep(backoff)
             backoff = min(backoff * 2, _LAST_BACKOFF_SECONDS)
 
-    async def _run_once(self) -> int:
+    async def _run_once(self) -> str:
+        """Run the child until it is over; why that is."""
         with contextlib.ExitStack() as stack:
             output = stack.enter_context(self.log.open("ab")) if self.log else None
             # A session of its own: Ctrl-C reaches the parent only, which then stops its children in order.
@@ -79,9 +83,19 @@ class Child:
                 preexec_fn=_die_with_parent,
             )
             try:
-                return await process.wait()
+                return await self._until_over(process)
             finally:
                 await self._stop(process)
+
+    async def _until_over(self, process: asyncio.subprocess.Process) -> str:
+        dead: set[int] = set()
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_LOOK_INTERVAL_SECONDS):
+                    return _describe_exit(await process.wait())
+            before, dead = dead, _dead_children(process.pid) if self.needs_helpers else set()
+            if before & dead:  # seen twice: nobody has buried it, so nobody will
+                return "has lost a helper process, which it does not replace"
 
     async def _stop(self, process: asyncio.subprocess.Process) -> None:
         if process.returncode is None:
@@ -117,3 +131,14 @@ def _describe_exit(status: int) -> str:
     if status < 0:
         return f"was killed by {signal.Signals(-status).name}"
     return f"stopped with exit code {status}"
+
+
+def _dead_children(pid: int) -> set[int]:
+    """The processes that `pid` has started, that have died, and that it has taken no notice of."""
+    dead = set()
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it has just gone
+            state, parent = status.read_text().rpartition(")")[2].split()[:2]
+            if state == "Z" and int(parent) == pid:
+                dead.add(int(status.parent.name))
+    return dead

@@ -204,6 +204,7 @@ def _triton(environment: TritonEnvironment, settings: UpSettings) -> Child:
         log=log,
         stop_seconds=_TRITON_STOP_SECONDS + 5,
         report=_say,
+        needs_helpers=True,  # a dead stub's share of the requests would fail until Triton is started anew
         shared_memory_prefix=shared_memory_prefix,
     )
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     RequestHandler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 _REQUEST_ID_HEADER: Final = "X-Request-Id"
+_UPLOAD_TIMEOUT: Final = "upload_timeout"
 _CLIENT_LEFT: Final = 499  # no answer was sent; the number is what web servers log by custom
 
 _log = structlog.get_logger()
@@ -75,7 +76,8 @@ def _observing(face: RestFace) -> Callable[..., Awaitable[web.StreamResponse]]:
             raise
         response.headers[_REQUEST_ID_HEADER] = request_id
         response.headers["Cache-Control"] = "no-store"
-        if face.lifecycle.is_draining or body.is_held_back(request):
+        response.headers["Server"] = "eagleeye"  # what it is made of is nobody's business
+        if face.lifecycle.is_draining or body.is_held_back(request) or code == _UPLOAD_TIMEOUT:
             response.force_close()  # draining, so that the caller's next request finds another gateway
         _finish(face, request, response.status, code, start)
         return response
@@ -116,7 +118,7 @@ async def _answer_or_problem(
         return problems.from_error(error, request), error.code
     except body.UploadTimeout:
         detail = f"the body did not arrive within {face.upload_timeout_seconds:g} s"
-        return problems.problem(408, "upload_timeout", detail, request, {"Connection": "close"}), "upload_timeout"
+        return problems.problem(408, _UPLOAD_TIMEOUT, detail, request), _UPLOAD_TIMEOUT
     except web.HTTPMethodNotAllowed as error:
         allowed = ", ".join(sorted(error.allowed_methods))
         detail = f"{request.method} is not allowed on {request.path}; allowed: {allowed}"

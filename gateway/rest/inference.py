@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
 
-from gateway import oip
+from gateway import batch, oip
 from gateway.deadline import Deadline
 from gateway.rest import body
 from gateway.rest.face import EVENT, detects, json_response
@@ -67,13 +67,16 @@ def routes(face: RestFace) -> list[web.RouteDef]:
     async def infer(request: web.Request) -> web.Response:
         event = request[EVENT]
         model, version = find(request)  # settled before the upload, and the same for all images
-        event["model"] = model.name
+        event |= {"model": model.name, "version": version}
         data = await body.read(request, face.max_body_bytes, face.upload_timeout_seconds)
         asked = await asyncio.to_thread(read_request, data, request.headers.get(JSON_LENGTH))
         query, seconds = oip.read_query(asked.texts, model.name, str(version))
         deadline = Deadline.after(face.timeout_seconds if seconds is None else seconds)
-        results, fields = await oip.detect_all(face.detector, face.observer, asked.images, query, deadline)
-        event.update(fields)
+        outcomes = await batch.detect_each(
+            face.detector, face.observer, asked.images, query, deadline, all_or_none=True
+        )
+        event |= batch.log_fields(asked.images, outcomes)
+        results = batch.all_results(outcomes)
         with face.metrics.stage("encode", model.name):
             return _response(*write_response(asked, results))
 

@@ -14,9 +14,9 @@ import orjson
 from multipart import MultipartError, MultipartSegment, PushMultipartParser, parse_options_header
 
 from gateway import parameters
+from gateway.batch import MAX_IMAGES
 from gateway.errors import InvalidParameter, UnsupportedMediaType
 from gateway.image import sniff
-from gateway.oip import MAX_IMAGES
 from gateway.rest import query
 
 if TYPE_CHECKING:

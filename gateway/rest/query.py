@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from gateway.detector import Query
     from gateway.rest.outputs import Format
 
+MAX_IMAGE_ID: Final = 2**53 - 1000
+"""JSON's numbers are exact up to 2**53, and the images of a list count up from the one that is given."""
+
 NAMES: Final = ("model", "version", *parameters.NAMES, "format", "image_id")
 
 
@@ -76,6 +79,9 @@ def parse(given: Mapping[str, str]) -> Asked:
 
 def _image_id(text: str) -> int:
     try:
-        return parameters.whole(text)
+        image_id = parameters.whole(text)
     except ValueError:
-        raise InvalidParameter(f"image_id is {text[:100]!r}; it must be a whole number") from None
+        image_id = -1
+    if not 0 <= image_id <= MAX_IMAGE_ID:
+        raise InvalidParameter(f"image_id is {text[:100]!r}; it must be a whole number, 0 to {MAX_IMAGE_ID}")
+    return image_id

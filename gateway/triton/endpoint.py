@@ -44,6 +44,7 @@ _CHANNEL_OPTIONS: Final = (
     ("grpc.keepalive_time_ms", 10_000),  # notices a machine that vanished without a word
     ("grpc.keepalive_timeout_ms", 2_000),
 )
+_NOT_READY: Final = "not at ready state"  # how Triton words it; the same status may mean that Triton is gone
 _DTYPES: Final = {"FP32": np.dtype(np.float32), "INT32": np.dtype(np.int32)}
 
 _log = structlog.get_logger()
@@ -59,7 +60,7 @@ class Endpoint:
     def __init__(self, url: str, metrics: Metrics) -> None:
         self.url = url
         self.models: dict[str, Model] = {}
-        self._known: dict[str, tuple[tuple[int, ...], Model | None]] = {}  # ready versions and contract by name
+        self._refused: dict[str, str] = {}  # models that are no detectors, and why: said once, not with every probe
         self._up = metrics.endpoint_up.labels(url)
         self._probe_now = asyncio.Event()
 
@@ -104,6 +105,9 @@ class Endpoint:
             case grpc.StatusCode.NOT_FOUND:
                 self._probe_now.set()
                 return ModelNotFound(f"{model.name} is no longer served")
+            case grpc.StatusCode.UNAVAILABLE if _NOT_READY in (error.details() or ""):
+                self._probe_now.set()
+                return TritonUnavailable(f"that version of {model.name} has just been replaced; try again")
             case grpc.StatusCode.RESOURCE_EXHAUSTED:
                 return Overloaded(f"Triton's queue for {model.name} is full", retry_after_seconds=1)
         _log.error(
@@ -132,13 +136,11 @@ class Endpoint:
             _log.exception("unexpected error", endpoint=self.url)
             self._lose("its answer to the probe was not understood")
 
-    async def _look(self) -> dict[str, tuple[tuple[int, ...], Model | None]]:
-        """Ask which models are ready; read the config of each whose set of versions is new since the last look."""
+    async def _look(self) -> dict[str, Model]:
+        """Ask which models are ready, and read their configs: one may change while its version stays."""
         ready = await self._ready_versions()
-        known = {name: entry for name, entry in self._known.items() if ready.get(name) == entry[0]}
-        for name in ready.keys() - known.keys():
-            known[name] = (ready[name], await self._read(name, ready[name]))
-        return known
+        models = {name: await self._read(name, versions) for name, versions in ready.items()}
+        return {name: model for name, model in models.items() if model is not None}
 
     async def _ready_versions(self) -> dict[str, tuple[int, ...]]:
         index = await self._triton.RepositoryIndex(
@@ -156,23 +158,22 @@ class Endpoint:
         try:
             return parse_model(response.config, versions)
         except ContractError as error:
-            _log.warning("model not served", endpoint=self.url, model=name, reason=str(error))
+            if self._refused.get(name) != str(error):
+                _log.warning("model not served", endpoint=self.url, model=name, reason=str(error))
+            self._refused[name] = str(error)
             return None
 
-    def _serve(self, known: dict[str, tuple[tuple[int, ...], Model | None]]) -> None:
-        before = self.models
-        self._known = known
-        self.models = {name: model for name, (_, model) in known.items() if model is not None}
-        self._up.set(bool(self.models))
-        if self.models != before:
-            served = {name: list(model.versions) for name, model in sorted(self.models.items())}
+    def _serve(self, models: dict[str, Model]) -> None:
+        if models != self.models:
+            served = {name: list(model.versions) for name, model in sorted(models.items())}
             _log.info("triton serves", endpoint=self.url, models=served)
+        self.models = models
+        self._up.set(bool(models))
 
     def _lose(self, reason: str) -> None:
-        """Forget what was served: after a restart, the same version may have another config."""
         if self.models:
             _log.warning("triton lost", endpoint=self.url, reason=reason)
-        self._known, self.models = {}, {}
+        self.models = {}
         self._up.set(0)
 
 

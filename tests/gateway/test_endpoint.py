@@ -29,6 +29,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
             "class_ids": ("INT32", np.array([[0, 1, 1, 0, 1]], np.int32)),
         }
         self.failure = None
+        self.infer = None
         self.requests = []
         self.remaining_seconds = None
         self.go = asyncio.Event()
@@ -46,6 +47,8 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         return service_pb2.ModelConfigResponse(config=self.configs[request.name])
 
     async def ModelInfer(self, request, context):  # noqa: N802
+        if self.infer:
+            await self.infer(request, context)
         self.requests.append(request)
         self.remaining_seconds = context.time_remaining()
         if self.failure:
@@ -228,3 +231,21 @@ async def test_an_answer_that_nobody_thought_of_does_not_end_the_watch(endpoint,
     await until(lambda: not endpoint.models)
     triton.ready = [("toy", "3")]
     await until(lambda: endpoint.models)
+
+
+async def test_a_new_config_of_the_same_version_counts(endpoint, triton):
+    """Thresholds and labels may be set anew without a new version."""
+    triton.configs["toy"] = config(("0.65", "0.5"))
+    await until(lambda: endpoint.models["toy"].iou_threshold == 0.5)
+
+
+async def test_a_version_that_was_just_replaced_does_not_cost_the_others(endpoint, triton):
+    """Triton says UNAVAILABLE for it, too; but it is there, and serves all else."""
+
+    async def replaced(_, context):
+        await context.abort(grpc.StatusCode.UNAVAILABLE, "unknown model: 'toy' version 3 is not at ready state")
+
+    triton.infer = replaced
+    with pytest.raises(TritonUnavailable, match="just been replaced"):
+        await predict(endpoint)
+    assert endpoint.models

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.batch import MAX_IMAGES
 from gateway.errors import ImageTooLarge, InvalidParameter
-from gateway.oip import MAX_IMAGES
 from gateway.rest import body as uploads
 from gateway.rest import inputs
 from tests.gateway.conftest import LIMITS, MAX_BODY_BYTES, MAX_INFLIGHT

@@ -27,6 +27,7 @@ async def test_a_detection_is_one_line_with_all_that_matters(rest, png):
         "status": 200,
         "model": "toy",
         "version": 3,
+        "images": 1,
         "image_bytes": len(png),
         "image_wh": (96, 48),
         "detections": 2,

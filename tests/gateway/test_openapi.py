@@ -13,8 +13,8 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from gateway.access import Access
 from gateway.admission import Admission
+from gateway.batch import MAX_IMAGES
 from gateway.detector import Detector
-from gateway.oip import MAX_IMAGES
 from gateway.rest import detect
 from gateway.rest.app import application
 from gateway.rest.docs import STYLE_PATH

@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 from tritonclient.utils import deserialize_bytes_tensor
 
 from gateway import errors
-from gateway.oip import MAX_IMAGES
+from gateway.batch import MAX_IMAGES
 from tests.gateway.conftest import LIMITS, MAX_INFLIGHT
 
 INFER = "/v2/models/toy/infer"

@@ -16,7 +16,7 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 from tritonclient.utils import deserialize_bytes_tensor
 
 from gateway import errors
-from gateway.oip import MAX_IMAGES
+from gateway.batch import MAX_IMAGES
 from gateway.rpc import GRPC_STATUS, serving_rpc
 from tests.gateway.conftest import LIMITS, MAX_INFLIGHT
 

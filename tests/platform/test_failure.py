@@ -84,3 +84,12 @@ async def test_a_killed_gateway_is_started_again(platform, http, board):
         while platform.status() != 200:
             await asyncio.sleep(0.1)
     assert await detect(http, board) == (200, None)
+
+
+async def test_a_dead_backend_process_is_replaced(platform, http, board):
+    """Triton does not replace it, and half of all requests would fail for ever; so Triton is started anew."""
+    platform.children("triton_python_backend_stub")[0].kill()
+    await until(http, 503, seconds=20)
+    await until(http, 200, seconds=30)
+    assert {await detect(http, board) for _ in range(10)} == {(200, None)}
+    assert "Triton has lost a helper process" in platform.output

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
 from gateway import parameters
+from gateway.batch import MAX_IMAGES
 from gateway.detector import MAX_DETECTIONS, Query
-from gateway.oip import MAX_IMAGES
 from gateway.rest import detect
 from gateway.rest.openapi.parts import (
     BYTES,
@@ -31,6 +31,7 @@ from gateway.rest.openapi.parts import (
 )
 from gateway.rest.outputs import HEADERS as PICTURE_HEADERS
 from gateway.rest.outputs import Format
+from gateway.rest.query import MAX_IMAGE_ID
 
 if TYPE_CHECKING:
     from gateway.model import Model
@@ -170,7 +171,7 @@ def _parameters(timeout_seconds: float) -> dict[str, Schema]:
             default=round(timeout_seconds * 1e3),
         ),
         "format": of("string", "Form of the answer.", enum=[each.value for each in Format]),
-        "image_id": of("integer", "Id of the first image in `coco` rows.", minimum=0, default=0),
+        "image_id": of("integer", "Id of the first image in `coco` rows.", minimum=0, maximum=MAX_IMAGE_ID, default=0),
     }
 
 

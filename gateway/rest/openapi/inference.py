@@ -6,6 +6,7 @@ import inspect
 from typing import TYPE_CHECKING, Any, Final
 
 from gateway import oip, parameters
+from gateway.batch import MAX_IMAGES
 from gateway.detector import MAX_DETECTIONS
 from gateway.rest.inference_messages import JSON_LENGTH
 from gateway.rest.openapi.parts import (
@@ -140,7 +141,7 @@ def _of_model(subject: Subject, version: str) -> dict[str, Any]:
 
 
 _DESCRIPTION: Final = inspect.cleandoc(f"""
-    The input `{oip.IMAGE}` holds N encoded images, 1 to {oip.MAX_IMAGES}: in JSON as base64 texts, or as binary data
+    The input `{oip.IMAGE}` holds N encoded images, 1 to {MAX_IMAGES}: in JSON as base64 texts, or as binary data
     after the JSON. The outputs hold the detections of all images in a row; `num_detections` says how many belong to
     each image. One image that is refused fails the request.
 
@@ -309,13 +310,13 @@ def _input() -> Schema:
             "name": of("string", "Its name.", const=oip.IMAGE),
             "datatype": of("string", "Of its elements.", const=oip.BYTES),
             "shape": listed(
-                {"type": "integer", "minimum": 1, "maximum": oip.MAX_IMAGES}, "[N]: how many.", minItems=1, maxItems=1
+                {"type": "integer", "minimum": 1, "maximum": MAX_IMAGES}, "[N]: how many.", minItems=1, maxItems=1
             ),
             "data": listed(
                 of("string", "An encoded image.", format="byte", contentEncoding="base64"),
                 "N images.",
                 minItems=1,
-                maxItems=oip.MAX_IMAGES,
+                maxItems=MAX_IMAGES,
             ),
         },
         "required": ["name", "datatype", "shape", "data"],
