@@ -24,7 +24,7 @@ from gateway.errors import GatewayError
 from gateway.observer import OK, fit_request_id
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from gateway.detector import Detector
     from gateway.image import ImageLimits
@@ -68,7 +68,6 @@ class RpcFace(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mi
     Attributes:
         detector: the core.
         lifecycle: whether this process is ready.
-        models: the detectors that are served now, by name; empty while no Triton serves one.
         find: the model and version that serve a request, see `gateway.detector.Predictor.find`.
         metrics: the process's instruments.
         observer: counts and logs requests.
@@ -79,7 +78,6 @@ class RpcFace(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mi
 
     detector: Detector
     lifecycle: Lifecycle
-    models: Callable[[], Mapping[str, Model]]
     find: Callable[[str | None, int | None], tuple[Model, int]]
     metrics: Metrics
     observer: Observer

@@ -53,7 +53,6 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
         rpc = RpcFace(
             detector=detector,
             lifecycle=lifecycle,
-            models=lambda: predictor.models,
             find=predictor.find,
             metrics=metrics,
             observer=Observer(metrics, "grpc"),

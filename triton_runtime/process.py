@@ -50,7 +50,6 @@ class Child:
     needs_helpers: bool = False
     shared_memory_prefix: str = ""
     restarts: int = field(default=0, init=False)
-    _process: asyncio.subprocess.Process | None = field(default=None, init=False)
 
     async def run(self) -> None:
         """Keep the child running until this coroutine is cancelled; then stop it and everything it started."""
@@ -73,7 +72,7 @@ class Child:
         with contextlib.ExitStack() as stack:
             output = stack.enter_context(self.log.open("ab")) if self.log else None
             # A session of its own: Ctrl-C reaches the parent only, which then stops its children in order.
-            self._process = process = await asyncio.create_subprocess_exec(
+            process = await asyncio.create_subprocess_exec(
                 *self.command,
                 env=self.environment,
                 stdin=asyncio.subprocess.DEVNULL,

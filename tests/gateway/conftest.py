@@ -83,7 +83,6 @@ def rpc_face(detector, lifecycle, predictor, metrics):
     return RpcFace(
         detector=detector,
         lifecycle=lifecycle,
-        models=lambda: predictor.models,
         find=predictor.find,
         metrics=metrics,
         observer=Observer(metrics, "grpc"),
