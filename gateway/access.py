@@ -7,7 +7,7 @@ import hmac
 import time
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Protocol, Self
+from typing import TYPE_CHECKING, Final, Self
 
 import structlog
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from gateway.deadline import Deadline
     from gateway.detections import RawPredictions
+    from gateway.detector import Predictor
     from gateway.image import UInt8Array
     from gateway.model import Model
 
@@ -207,15 +208,6 @@ class Access:
         return TokenBucket(key.rate, key.bucket_size, self._clock)
 
 
-class _Served(Protocol):
-    """What `Permitted` stands in front of."""
-
-    @property
-    def models(self) -> Mapping[str, Model]: ...
-
-    async def predict(self, model: Model, version: int, tensor: UInt8Array, deadline: Deadline) -> RawPredictions: ...
-
-
 class Permitted:
     """A predictor, see `gateway.detector.Predictor`, as each caller may see it.
 
@@ -223,7 +215,7 @@ class Permitted:
     key, to a route that needs none, sees no model at all.
     """
 
-    def __init__(self, served: _Served) -> None:
+    def __init__(self, served: Predictor) -> None:
         self._served = served
 
     @property

@@ -18,7 +18,7 @@ from gateway.postprocess import Thresholds, postprocess
 from gateway.resize import resize
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Collection, Mapping
     from types import TracebackType
 
     from gateway.admission import Admission
@@ -37,6 +37,10 @@ MAX_DETECTIONS: Final = 1000
 
 class Predictor(Protocol):
     """The port to inference: who serves what, and one tensor in for raw predictions out."""
+
+    @property
+    def models(self) -> Mapping[str, Model]:
+        """The detectors that are served now, by name; empty while no Triton serves one."""
 
     def find(self, name: str | None, version: int | None) -> tuple[Model, int]:
         """The model and version that serve a request.

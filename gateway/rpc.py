@@ -26,10 +26,7 @@ from gateway.observer import OK, fit_request_id
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
-    from gateway.detector import Detector
-    from gateway.image import ImageLimits
-    from gateway.lifecycle import Lifecycle
-    from gateway.metrics import Metrics
+    from gateway.core import Core
     from gateway.model import Model
     from gateway.observer import Observer
 
@@ -63,27 +60,15 @@ _log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RpcFace(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]  # generated code has no types
-    """What the calls need: the core, what is served, and the limits of an upload.
+    """The calls of the protocol.
 
     Attributes:
-        detector: the core.
-        lifecycle: whether this process is ready.
-        find: the model and version that serve a request, see `gateway.detector.Predictor.find`.
-        metrics: the process's instruments.
+        core: what both faces stand on.
         observer: counts and logs requests.
-        limits: what one upload may cost.
-        timeout_seconds: deadline of a request that names none.
-        access: the keys that are asked for; None to serve everyone.
     """
 
-    detector: Detector
-    lifecycle: Lifecycle
-    find: Callable[[str | None, int | None], tuple[Model, int]]
-    metrics: Metrics
+    core: Core
     observer: Observer
-    limits: ImageLimits
-    timeout_seconds: float
-    access: access.Access | None = None
 
     async def ServerLive(self, _: Any, __: Any) -> Any:
         """Whether this process answers."""
@@ -91,7 +76,7 @@ class RpcFace(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mi
 
     async def ServerReady(self, _: Any, __: Any) -> Any:
         """Whether at least one detector is served and this process is not shutting down."""
-        return service_pb2.ServerReadyResponse(ready=self.lifecycle.is_ready)
+        return service_pb2.ServerReadyResponse(ready=self.core.lifecycle.is_ready)
 
     async def ServerMetadata(self, _: Any, __: Any) -> Any:
         """Name and version of this server."""
@@ -114,16 +99,18 @@ class RpcFace(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mi
         """The detections of one or more images, which are worked on at the same time."""
         async with self._observed(context, "ModelInfer", request.id) as event:
             query, asked_seconds = rpc_messages.read_parameters(request)
-            model, version = self.find(query.model, query.version)
+            model, version = self.core.predictor.find(query.model, query.version)
             event |= {"model": model.name, "version": version}
             query = replace(query, model=model.name, version=version)  # one version for all images of the call
             names = rpc_messages.read_outputs(request)
             images = rpc_messages.read_images(request)
             deadline = self._deadline(asked_seconds, context)
-            outcomes = await batch.detect_each(self.detector, self.observer, images, query, deadline, all_or_none=True)
+            outcomes = await batch.detect_each(
+                self.core.detector, self.observer, images, query, deadline, all_or_none=True
+            )
             event.update(batch.log_fields(images, outcomes))
             results = batch.all_results(outcomes)
-            with self.metrics.stage("encode", results[0].model.name):
+            with self.core.metrics.stage("encode", results[0].model.name):
                 return rpc_messages.infer_response(request.id, results, names)
 
     async def refuse(self, context: Any, method: str, error: GatewayError) -> None:
@@ -133,13 +120,13 @@ class RpcFace(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mi
 
     def _find(self, request: Any) -> Model:
         wanted, _ = oip.read_query({}, request.name, request.version)
-        model, _ = self.find(wanted.model, wanted.version)
+        model, _ = self.core.predictor.find(wanted.model, wanted.version)
         return model
 
     def _deadline(self, asked_seconds: float | None, context: Any) -> Deadline:
         """The nearer of the parameter's and the call's own; the default if there is neither."""
         given = (seconds for seconds in (asked_seconds, context.time_remaining()) if seconds is not None)
-        return Deadline.after(min(min(given, default=self.timeout_seconds), parameters.MAX_TIMEOUT_MS / 1e3))
+        return Deadline.after(min(min(given, default=self.core.timeout_seconds), parameters.MAX_TIMEOUT_MS / 1e3))
 
     @asynccontextmanager
     async def _observed(self, context: Any, method: str, given_id: str = "") -> AsyncIterator[dict[str, object]]:
@@ -196,11 +183,12 @@ async def serving_rpc(face: RpcFace, *, host: str, port: int, grace_seconds: flo
         OSError: the port can't be had.
     """
     await _check_address(host, port)
-    health = rpc_health.Health(_SERVICE, lambda: face.lifecycle.is_ready)
+    health = rpc_health.Health(_SERVICE, lambda: face.core.lifecycle.is_ready)
+    guards = [rpc_access.KeyRequired(face.core.access, face.refuse)] if face.core.access else []
     server = grpc.aio.server(
-        interceptors=[*([rpc_access.KeyRequired(face.access, face.refuse)] if face.access else []), _BuiltCallsOnly()],
+        interceptors=[*guards, _BuiltCallsOnly()],
         options=[
-            ("grpc.max_receive_message_length", face.limits.max_bytes + _HEADROOM_BYTES),
+            ("grpc.max_receive_message_length", face.core.limits.max_bytes + _HEADROOM_BYTES),
             ("grpc.so_reuseport", 0),  # two gateways that share a port by accident would share its calls as well
         ],
     )

@@ -11,6 +11,7 @@ from aiohttp import web
 
 from gateway.access import Access, Permitted
 from gateway.admission import Admission
+from gateway.core import Core
 from gateway.detector import Detector
 from gateway.image import ImageLimits
 from gateway.lifecycle import Lifecycle
@@ -50,28 +51,21 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
         detector = await stack.enter_async_context(
             Detector(predictor, limits, admission, metrics, settings.pixel_threads)
         )
-        rpc = RpcFace(
+        core = Core(
             detector=detector,
+            predictor=predictor,
             lifecycle=lifecycle,
-            find=predictor.find,
             metrics=metrics,
-            observer=Observer(metrics, "grpc"),
             limits=limits,
             timeout_seconds=settings.timeout_seconds,
             access=access,
         )
+        rpc = RpcFace(core=core, observer=Observer(metrics, "grpc"))
         rest = RestFace(
-            detector=detector,
-            lifecycle=lifecycle,
-            models=lambda: predictor.models,
-            find=predictor.find,
-            metrics=metrics,
+            core=core,
             observer=Observer(metrics, "rest"),
-            limits=limits,
             max_body_bytes=settings.max_body_bytes,
             upload_timeout_seconds=settings.upload_timeout_seconds,
-            timeout_seconds=settings.timeout_seconds,
-            access=access,
             cors_origins=settings.cors_origins,
             has_admin_port=settings.admin_port is not None,
         )

@@ -40,8 +40,8 @@ def application(face: RestFace) -> web.Application:
     if face.cors_origins:
         app.middlewares.append(cors.preflight(face.cors_origins))
         app.on_response_prepare.append(cors.sharing(face.cors_origins))
-    if face.access:
-        app.middlewares.append(access.key_required(face.access))
+    if face.core.access:
+        app.middlewares.append(access.key_required(face.core.access))
         app.on_response_prepare.append(access.add_quota)
     return app
 
@@ -77,7 +77,7 @@ def _observing(face: RestFace) -> Callable[..., Awaitable[web.StreamResponse]]:
         response.headers[_REQUEST_ID_HEADER] = request_id
         response.headers["Cache-Control"] = "no-store"
         response.headers["Server"] = "eagleeye"  # what it is made of is nobody's business
-        if face.lifecycle.is_draining or body.is_held_back(request) or code == _UPLOAD_TIMEOUT:
+        if face.core.lifecycle.is_draining or body.is_held_back(request) or code == _UPLOAD_TIMEOUT:
             response.force_close()  # draining, so that the caller's next request finds another gateway
         _finish(face, request, response.status, code, start)
         return response

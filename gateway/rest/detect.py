@@ -42,9 +42,9 @@ def routes(face: RestFace) -> list[web.RouteDef]:
         if form is Format.JPEG and upload.is_list:
             raise InvalidParameter("a list of images can't be answered as one picture; send one image, or ask for json")
         images = [file.data for file in upload.files]
-        deadline = Deadline.after(face.timeout_seconds if asked.timeout_seconds is None else asked.timeout_seconds)
+        deadline = Deadline.after(face.core.timeout_seconds if asked.timeout_seconds is None else asked.timeout_seconds)
         outcomes = await batch.detect_each(
-            face.detector, face.observer, images, asked.query, deadline, with_picture=form is Format.JPEG
+            face.core.detector, face.observer, images, asked.query, deadline, with_picture=form is Format.JPEG
         )
         request[EVENT].update(batch.log_fields(images, outcomes))
         if upload.is_list and form is Format.JSON:
@@ -53,7 +53,7 @@ def routes(face: RestFace) -> list[web.RouteDef]:
         results = batch.all_results(outcomes, names_images=upload.is_list)
         if form is Format.JPEG:
             return outputs.picture(results[0])
-        with face.metrics.stage("encode", results[0].model.name):
+        with face.core.metrics.stage("encode", results[0].model.name):
             if form is Format.COCO:
                 return outputs.coco(results, asked.image_id)
             return json_response({**outputs.answer(results[0]), "request_id": request[REQUEST_ID]})
@@ -69,7 +69,7 @@ async def _receive(face: RestFace, request: web.Request) -> tuple[Upload, Asked]
     texts = query.texts(request.query)
     if not is_envelope:
         asked = _resolve(face, request, texts)
-        return Upload((File(await body.read(request, face.limits.max_bytes, face.upload_timeout_seconds)),)), asked
+        return Upload((File(await body.read(request, face.core.limits.max_bytes, face.upload_timeout_seconds)),)), asked
     data = await body.read(request, face.max_body_bytes, face.upload_timeout_seconds)
     upload = await asyncio.to_thread(inputs.unpack, request.headers["Content-Type"], data)
     return upload, _resolve(face, request, query.join(texts, upload.parameters))
@@ -78,7 +78,7 @@ async def _receive(face: RestFace, request: web.Request) -> tuple[Upload, Asked]
 def _note_model(face: RestFace, request: web.Request, texts: Mapping[str, str]) -> None:
     """Let log and metrics name the model, also of a request that fails later on."""
     with suppress(GatewayError):
-        model, _ = face.find(texts.get("model"), None)
+        model, _ = face.core.predictor.find(texts.get("model"), None)
         request[EVENT]["model"] = model.name
 
 
@@ -86,7 +86,7 @@ def _resolve(face: RestFace, request: web.Request, texts: Mapping[str, str]) -> 
     """Read every parameter, and settle model and version, which are then the same for all images."""
     _note_model(face, request, texts)
     asked = query.parse(texts)
-    model, version = face.find(asked.query.model, asked.query.version)
+    model, version = face.core.predictor.find(asked.query.model, asked.query.version)
     request[EVENT]["version"] = version
     asked.query.thresholds(model)  # a class that the model does not know is the request's error, not each image's
     return replace(asked, query=replace(asked.query, model=model.name, version=version))

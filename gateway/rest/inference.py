@@ -33,27 +33,27 @@ def routes(face: RestFace) -> list[web.RouteDef]:
         return json_response({"live": True})
 
     async def ready(_: web.Request) -> web.Response:
-        is_ready = face.lifecycle.is_ready
+        is_ready = face.core.lifecycle.is_ready
         return json_response({"ready": is_ready}, status=200 if is_ready else 503)
 
     async def server_metadata(_: web.Request) -> web.Response:
         return json_response({**oip.SERVER, "extensions": _EXTENSIONS})
 
     async def list_models(_: web.Request) -> web.Response:
-        return json_response({"models": sorted(face.models())})
+        return json_response({"models": sorted(face.core.predictor.models)})
 
     async def repository_index(_: web.Request) -> web.Response:
         return json_response(
             [
                 {"name": name, "version": str(version), "state": "READY", "reason": ""}
-                for name, model in sorted(face.models().items())
+                for name, model in sorted(face.core.predictor.models.items())
                 for version in model.versions
             ]
         )
 
     def find(request: web.Request) -> tuple[Model, int]:
         wanted, _ = oip.read_query({}, request.match_info["name"], request.match_info.get("version", ""))
-        return face.find(wanted.model, wanted.version)
+        return face.core.predictor.find(wanted.model, wanted.version)
 
     async def model_metadata(request: web.Request) -> web.Response:
         model, _ = find(request)
@@ -71,13 +71,13 @@ def routes(face: RestFace) -> list[web.RouteDef]:
         data = await body.read(request, face.max_body_bytes, face.upload_timeout_seconds)
         asked = await asyncio.to_thread(read_request, data, request.headers.get(JSON_LENGTH))
         query, seconds = oip.read_query(asked.texts, model.name, str(version))
-        deadline = Deadline.after(face.timeout_seconds if seconds is None else seconds)
+        deadline = Deadline.after(face.core.timeout_seconds if seconds is None else seconds)
         outcomes = await batch.detect_each(
-            face.detector, face.observer, asked.images, query, deadline, all_or_none=True
+            face.core.detector, face.observer, asked.images, query, deadline, all_or_none=True
         )
         event |= batch.log_fields(asked.images, outcomes)
         results = batch.all_results(outcomes)
-        with face.metrics.stage("encode", model.name):
+        with face.core.metrics.stage("encode", model.name):
             return _response(*write_response(asked, results))
 
     return [

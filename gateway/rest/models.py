@@ -18,10 +18,10 @@ def routes(face: RestFace) -> list[web.RouteDef]:
     """The list and the look-up."""
 
     async def list_models(_: web.Request) -> web.Response:
-        return json_response({"models": [describe(model) for _, model in sorted(face.models().items())]})
+        return json_response({"models": [describe(model) for _, model in sorted(face.core.predictor.models.items())]})
 
     async def show_model(request: web.Request) -> web.Response:
-        name, served = request.match_info["name"], face.models()
+        name, served = request.match_info["name"], face.core.predictor.models
         if name not in served:
             raise ModelNotFound(f"there is no model {name!r}; served are: {', '.join(sorted(served)) or 'none'}")
         return json_response(describe(served[name]))

@@ -23,12 +23,13 @@ def routes(face: RestFace) -> list[web.RouteDef]:
         return json_response({"status": "alive"})
 
     async def readyz(_: web.Request) -> web.Response:
-        if not face.lifecycle.is_ready:
-            reason = "shutting down" if face.lifecycle.is_draining else "no Triton serves a detector"
+        if not face.core.lifecycle.is_ready:
+            reason = "shutting down" if face.core.lifecycle.is_draining else "no Triton serves a detector"
             return json_response({"status": "not ready", "reason": reason}, status=503)
-        return json_response({"status": "ready", "models": sorted(face.models())})
+        return json_response({"status": "ready", "models": sorted(face.core.predictor.models)})
 
     async def metrics(_: web.Request) -> web.Response:
-        return web.Response(body=generate_latest(face.metrics.registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
+        page = generate_latest(face.core.metrics.registry)
+        return web.Response(body=page, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     return [web.get("/healthz", healthz), web.get("/readyz", readyz), web.get("/metrics", metrics)]

@@ -10,6 +10,7 @@ from PIL import Image
 from tritonclient.grpc import service_pb2_grpc
 
 from gateway.admission import Admission
+from gateway.core import Core
 from gateway.detector import Detector
 from gateway.image import ImageLimits
 from gateway.lifecycle import Lifecycle
@@ -55,18 +56,24 @@ async def detector(predictor, metrics):
 
 
 @pytest.fixture
-def rest_face(detector, lifecycle, predictor, metrics):
-    return RestFace(
+def core(detector, lifecycle, predictor, metrics):
+    return Core(
         detector=detector,
+        predictor=predictor,
         lifecycle=lifecycle,
-        models=lambda: predictor.models,
-        find=predictor.find,
         metrics=metrics,
-        observer=Observer(metrics, "rest"),
         limits=LIMITS,
+        timeout_seconds=5,
+    )
+
+
+@pytest.fixture
+def rest_face(core, metrics):
+    return RestFace(
+        core=core,
+        observer=Observer(metrics, "rest"),
         max_body_bytes=MAX_BODY_BYTES,
         upload_timeout_seconds=1,
-        timeout_seconds=5,
     )
 
 
@@ -79,16 +86,8 @@ async def rest(rest_face):
 
 
 @pytest.fixture
-def rpc_face(detector, lifecycle, predictor, metrics):
-    return RpcFace(
-        detector=detector,
-        lifecycle=lifecycle,
-        find=predictor.find,
-        metrics=metrics,
-        observer=Observer(metrics, "grpc"),
-        limits=LIMITS,
-        timeout_seconds=5,
-    )
+def rpc_face(core, metrics):
+    return RpcFace(core=core, observer=Observer(metrics, "grpc"))
 
 
 @pytest.fixture

@@ -203,7 +203,7 @@ def secret(keyring):
 @pytest.fixture
 async def guarded(rest_face, keyring, secret):  # noqa: ARG001 (the file must have it before it is read)
     """The address of a server that asks for keys."""
-    app = application(replace(rest_face, access=Access(keyring.path)))
+    app = application(replace(rest_face, core=replace(rest_face.core, access=Access(keyring.path))))
     async with TestServer(app, handler_cancellation=True) as server:
         yield str(server.make_url("/")).rstrip("/")
 

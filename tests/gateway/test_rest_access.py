@@ -47,10 +47,8 @@ async def serve():
 async def guarded(serve, rest_face, access, permitted, metrics):
     """A client of a server that asks for keys."""
     async with Detector(permitted, LIMITS, Admission(MAX_INFLIGHT, metrics), metrics, threads=1) as detector:
-        face = dataclasses.replace(
-            rest_face, detector=detector, access=access, models=lambda: permitted.models, find=permitted.find
-        )
-        yield await serve(application(face))
+        core = dataclasses.replace(rest_face.core, detector=detector, predictor=permitted, access=access)
+        yield await serve(application(dataclasses.replace(rest_face, core=core)))
 
 
 def bearer(secret):
@@ -201,7 +199,7 @@ async def test_the_log_line_has_the_name_of_the_key(guarded, keyring, access, me
 
 async def test_an_admin_port_serves_probes_and_nothing_else(serve, rest_face, access):
     """Without a key; and the face's own port no longer has them."""
-    face = dataclasses.replace(rest_face, access=access, has_admin_port=True)
+    face = dataclasses.replace(rest_face, core=dataclasses.replace(rest_face.core, access=access), has_admin_port=True)
     main, admin = await serve(application(face)), await serve(admin_application(face))
     probes = ("/healthz", "/readyz", "/metrics")
     assert [(await admin.get(path)).status for path in probes] == [200] * 3
@@ -222,9 +220,10 @@ PREFLIGHT = {"Access-Control-Request-Method": "POST", "Access-Control-Request-He
 @pytest.fixture
 def shared(serve, rest_face, access):
     """Makes a client of a server that asks for keys and lets pages from some origins call it."""
+    core = dataclasses.replace(rest_face.core, access=access)
 
     async def shared(*origins):
-        return await serve(application(dataclasses.replace(rest_face, access=access, cors_origins=origins)))
+        return await serve(application(dataclasses.replace(rest_face, core=core, cors_origins=origins)))
 
     return shared
 

@@ -31,7 +31,8 @@ async def port(rpc_face, predictor, access, metrics):
     predictor.models["other"] = dataclasses.replace(MODEL, name="other")
     permitted = Permitted(predictor)
     async with Detector(permitted, LIMITS, Admission(MAX_INFLIGHT, metrics), metrics, threads=1) as detector:
-        face = dataclasses.replace(rpc_face, detector=detector, access=access, find=permitted.find)
+        core = dataclasses.replace(rpc_face.core, detector=detector, predictor=permitted, access=access)
+        face = dataclasses.replace(rpc_face, core=core)
         async with serving_rpc(face, host="127.0.0.1", port=0, grace_seconds=5) as port:
             yield port
 

@@ -48,7 +48,7 @@ _OF_ONE_IMAGE: Final = tuple(code for code in OF_DETECTION if code not in {"inva
 def paths(subject: Subject) -> dict[str, Any]:
     """The one route; its aliases stand in its text."""
     face, url = subject.face, f"{subject.url}{_PATH}"
-    asked = _parameters(face.timeout_seconds)
+    asked = _parameters(face.core.timeout_seconds)
     operation = subject.operation(
         _PATH,
         tag=TAG["name"],
@@ -99,7 +99,7 @@ def schemas(subject: Subject) -> dict[str, Schema]:
     request_id = of("string", "The id under which the log has this request.")
     file = of("string", "Name of the file, if the form named it.")
     return {
-        **_requests(_parameters(subject.face.timeout_seconds)),
+        **_requests(_parameters(subject.face.core.timeout_seconds)),
         "Detected": record("What was found in one image.", **result, request_id=request_id),
         "Results": record(
             "What was found in each image of a list, in its order.",

@@ -35,7 +35,7 @@ _KEYS: Final = {
 
 def document(face: RestFace, url: str) -> dict[str, Any]:
     """The OpenAPI 3.1 document of the API that is reached at `url`, an origin such as http://127.0.0.1:8080."""
-    served = [] if face.access else [model for _, model in sorted(face.models().items())]
+    served = [] if face.core.access else [model for _, model in sorted(face.core.predictor.models.items())]
     subject = Subject(face, url, served[0] if served else _STAND_IN, is_only_model=len(served) == 1)
     parts = (detection, service, inference)
     return {
@@ -52,15 +52,15 @@ def document(face: RestFace, url: str) -> dict[str, Any]:
         "paths": {path: item for part in parts for path, item in part.paths(subject).items()},
         "components": {
             "schemas": {name: schema for part in parts for name, schema in part.schemas(subject).items()},
-            **({"securitySchemes": _KEYS} if face.access else {}),
+            **({"securitySchemes": _KEYS} if face.core.access else {}),
         },
     }
 
 
 def _overview(subject: Subject) -> str:
-    limits = subject.face.limits
+    limits = subject.face.core.limits
     key = "No key is needed."
-    if subject.face.access:
+    if subject.face.core.access:
         key = (
             "A key is needed: `Authorization: Bearer KEY` or `X-API-Key: KEY`. The code here takes yours from "
             f"`{KEY_VARIABLE}`, and calls the model `{subject.model.name}`; `GET /v1/models` tells yours."

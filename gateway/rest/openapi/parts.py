@@ -176,7 +176,7 @@ class Subject:
 
     def needs_key(self, path: str) -> bool:
         """Whether a request to that path must have a key."""
-        return self.face.access is not None and path not in OPEN_PATHS
+        return self.face.core.access is not None and path not in OPEN_PATHS
 
     def operation(
         self,

@@ -1,0 +1,36 @@
+"""What both faces stand on: one object that the composition root builds and hands to each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from gateway.access import Access
+    from gateway.detector import Detector, Predictor
+    from gateway.image import ImageLimits
+    from gateway.lifecycle import Lifecycle
+    from gateway.metrics import Metrics
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Core:
+    """The gateway less its faces.
+
+    Attributes:
+        detector: finds objects in an image.
+        predictor: knows who serves what, and shows each caller what it may see.
+        lifecycle: whether this process is ready.
+        metrics: the process's instruments.
+        limits: what one image may cost.
+        timeout_seconds: deadline of a request that names none.
+        access: the keys that are asked for; None to serve everyone.
+    """
+
+    detector: Detector
+    predictor: Predictor
+    lifecycle: Lifecycle
+    metrics: Metrics
+    limits: ImageLimits
+    timeout_seconds: float
+    access: Access | None = None
