@@ -17,10 +17,13 @@ import sysconfig
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-BACKENDS: Final = Path(__file__).parent / "backends"
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
+_PACKAGE: Final = Path(__file__).parent
+_NO_BACKEND: Final = shutil.ignore_patterns("__pycache__", "__init__.py")
 _PYTHON: Final = f"{sys.version_info.major}.{sys.version_info.minor}"
 _LIBPYTHON: Final = f"libpython{_PYTHON}.so.1.0"
 _ELSEWHERE: Final = (
@@ -33,10 +36,30 @@ class UnsupportedMachine(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class Installation:
+    """A `tritonserver` that is ready to be started, as many times as one likes.
+
+    Attributes:
+        server: the binary.
+        directory: the folder under which it was laid out.
+        backends: the folder for `--backend-directory`.
+        variables: all environment variables for it.
+    """
+
+    server: Path
+    directory: Path
+    backends: Path
+    variables: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
 class TritonEnvironment:
     """A virtual environment that holds nvidia-pytriton, made by `make` from `triton_runtime/requirements.txt`."""
 
     root: Path
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "root", self.root.absolute())  # a child may run in another folder
 
     @property
     def server(self) -> Path:
@@ -59,6 +82,16 @@ class TritonEnvironment:
                 f"Triton's Python backend has no build for Python {_PYTHON}; use 3.11, 3.12 or 3.13"
             )
 
+    def install(self, directory: Path) -> Installation:
+        """Do all that comes before a start, under a folder of the caller's own.
+
+        Raises:
+            UnsupportedMachine: Triton can't run here.
+        """
+        self.check()
+        directory = directory.absolute()
+        return Installation(self.server, directory, self.prepare(directory), self.variables(directory))
+
     def prepare(self, directory: Path) -> Path:
         """Lay out a backend directory: the Python backend with this interpreter's stub, and the backends of ours.
 
@@ -66,10 +99,12 @@ class TritonEnvironment:
             The folder for `tritonserver --backend-directory`.
         """
         backends = directory / "backends"
+        python = backends / "python"  # whose modules every stub can import
         shutil.rmtree(backends, ignore_errors=True)
-        shutil.copytree(BACKENDS, backends, ignore=shutil.ignore_patterns("__pycache__"))
-        shutil.copytree(self._tritonserver / "backends" / "python", backends / "python")
-        shutil.copy2(self._stub, backends / "python")
+        shutil.copytree(_PACKAGE / "backends", backends, ignore=_NO_BACKEND)
+        shutil.copytree(self._tritonserver / "backends" / "python", python)
+        shutil.copy2(self._stub, python)
+        shutil.copytree(_PACKAGE / "stub", python / _PACKAGE.name / "stub", ignore=_NO_BACKEND)
         return backends
 
     def variables(self, directory: Path) -> dict[str, str]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
 _FIRST_BACKOFF_SECONDS: Final = 0.5
 _LAST_BACKOFF_SECONDS: Final = 10.0
@@ -37,8 +37,12 @@ class Child:
         log: file for its output; None leaves it on the parent's standard error.
         stop_seconds: how long it gets to stop before it is killed.
         report: called with a line for people when it dies and when it is started again.
+        directory: where it runs; None is where its parent does.
+        restarts_itself: whether it is started again when it dies.
         needs_helpers: whether it is as good as dead once a process that it started has died.
         shared_memory_prefix: how the names of its files in /dev/shm begin; what a killed one left is removed.
+        pid: of the process that runs now, None when none does.
+        deaths: how often it has died, or could not be started.
     """
 
     name: str
@@ -47,9 +51,33 @@ class Child:
     log: Path | None
     stop_seconds: float
     report: Callable[[str], None]
+    directory: Path | None = None
+    restarts_itself: bool = True
     needs_helpers: bool = False
     shared_memory_prefix: str = ""
-    restarts: int = field(default=0, init=False)
+    pid: int | None = field(default=None, init=False)
+    deaths: int = field(default=0, init=False)
+    _watch: asyncio.Task[None] | None = field(default=None, init=False)
+    _stopping: bool = field(default=False, init=False)
+
+    def start(self) -> None:
+        """Start it and watch over it from now on, which needs a running loop; one that is watched is left as it is."""
+        if self._watch is None or self._watch.done():
+            self._stopping = False
+            self._watch = asyncio.create_task(self.run(), name=self.name)
+
+    async def stop(self) -> None:
+        """Stop it and everything it started; it can be started anew afterwards."""
+        if self._watch is not None:
+            if not self._stopping:  # a second call must not cut short what the first has begun
+                self._stopping = True
+                self._watch.cancel()
+            await asyncio.gather(self._watch, return_exceptions=True)
+
+    async def restart(self) -> None:
+        """Stop it, or tidy up after it if it has just died, and start it anew."""
+        await self.stop()
+        self.start()
 
     async def run(self) -> None:
         """Keep the child running until this coroutine is cancelled; then stop it and everything it started."""
@@ -62,7 +90,10 @@ class Child:
                 ended = f"can't be started ({error})"
             if time.monotonic() - started > _STEADY_SECONDS:
                 backoff = _FIRST_BACKOFF_SECONDS
-            self.restarts += 1
+            self.deaths += 1
+            if not self.restarts_itself:
+                self.report(f"{self.name} {ended}")
+                return
             self.report(f"{self.name} {ended}; starting it again in {backoff:g} s{self.tail()}")
             await asyncio.sleep(backoff)
             backoff = min(backoff * 2, _LAST_BACKOFF_SECONDS)
@@ -75,16 +106,19 @@ class Child:
             process = await asyncio.create_subprocess_exec(
                 *self.command,
                 env=self.environment,
+                cwd=self.directory,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
                 start_new_session=True,
                 preexec_fn=_die_with_parent,
             )
+            self.pid = process.pid
             try:
                 return await self._until_over(process)
             finally:
-                await self._stop(process)
+                await self._end(process)
+                self.pid = None
 
     async def _until_over(self, process: asyncio.subprocess.Process) -> str:
         dead: set[int] = set()
@@ -96,10 +130,11 @@ class Child:
             if before & dead:  # seen twice: nobody has buried it, so nobody will
                 return "has lost a helper process, which it does not replace"
 
-    async def _stop(self, process: asyncio.subprocess.Process) -> None:
+    async def _end(self, process: asyncio.subprocess.Process) -> None:
         if process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 process.terminate()
+                os.killpg(process.pid, signal.SIGCONT)  # one that is frozen would not hear
             try:
                 async with asyncio.timeout(self.stop_seconds):
                     await process.wait()
@@ -119,6 +154,17 @@ class Child:
         with self.log.open(errors="replace") as lines:
             last = deque((line for line in lines if not line.startswith(("+-", "| "))), _TAIL_LINES)  # no option tables
         return f"; the end of {self.log}:\n" + "".join(f"    {line}" for line in last).rstrip()
+
+
+@contextlib.asynccontextmanager
+async def running(children: Sequence[Child]) -> AsyncIterator[None]:
+    """Start children, and stop them on the way out; both happens to all at the same time."""
+    for child in children:
+        child.start()
+    try:
+        yield
+    finally:
+        await asyncio.gather(*(child.stop() for child in children))
 
 
 def _die_with_parent() -> None:

@@ -6,17 +6,17 @@ import asyncio
 import contextlib
 import dataclasses
 import fcntl
-import json
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import click
 
@@ -31,18 +31,26 @@ from eagleeye.options import (
 )
 from gateway.settings import ServingSettings, Settings, refuse_open_doors
 from triton_runtime.environment import TritonEnvironment, UnsupportedMachine
-from triton_runtime.process import Child
+from triton_runtime.process import Child, running
+from triton_runtime.server import HOST, Ports, TritonServer, is_serving, why_no_model_loads
+from triton_runtime.standin import Standin
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import Iterator
 
-_PORT: Final = click.IntRange(1, 65535)
+    from triton_runtime.environment import Installation
+
+_LAST_PORT: Final = 65535
+_PORT: Final = click.IntRange(1, _LAST_PORT)
 _SECONDS: Final = click.FloatRange(min=0, min_open=True)
 _FOLDER: Final = click.Path(file_okay=False, path_type=Path)
-_HOST: Final = "127.0.0.1"
+_MILLISECONDS: Final = click.FloatRange(min=0, max=60_000)
+_MOST_TRITONS: Final = 64  # each takes some 65 MB and 70 threads
+_STANDIN: Final = Standin()
+_PORT_STEP: Final = 10
+"""Between the ports of one Triton and those of the next."""
 _CHECKPOINTS: Final = Path(export_package.__file__).parent / "checkpoints"
 _SHIPPED_MODEL: Final = "damoyolo_ns_deeppcb"
-_TRITON_STOP_SECONDS: Final = 5
 _POLL_SECONDS: Final = 0.1
 
 
@@ -60,9 +68,24 @@ class UpSettings(ServingSettings):
         click.FloatRange(min=0),
         "Time on shutdown in which requests are still taken, in seconds; no balancer is here that has to notice.",
     )
-    triton_http_port: int = setting(8000, _PORT, "TCP port of Triton's HTTP service.")
-    triton_grpc_port: int = setting(8001, _PORT, "TCP port of Triton's gRPC service.")
-    triton_metrics_port: int = setting(8002, _PORT, "TCP port of Triton's metrics.")
+    triton_http_port: int = setting(8000, _PORT, "TCP port of the first Triton's HTTP service.")
+    triton_grpc_port: int = setting(8001, _PORT, "TCP port of its gRPC service.")
+    triton_metrics_port: int = setting(8002, _PORT, "TCP port of its metrics.")
+    tritons: int = setting(
+        1,
+        click.IntRange(1, _MOST_TRITONS),
+        f"Number of Tritons, each with ports that are {_PORT_STEP} higher than those of the one before.",
+    )
+    standin: bool = setting(
+        False, click.BOOL, "Serve a model that has a GPU's timing and invented answers, instead of the repository's."
+    )
+    standin_base_ms: float = setting(
+        _STANDIN.base_ms, _MILLISECONDS, "Time that the stand-in takes for each batch, in milliseconds."
+    )
+    standin_per_image_ms: float = setting(
+        _STANDIN.per_image_ms, _MILLISECONDS, "Time that it takes for each image of a batch on top, in milliseconds."
+    )
+    standin_size: int = setting(_STANDIN.size, click.IntRange(16, 4096), "Side of its square input, in pixels.")
     model_repository: Path = setting(
         Path("model_repository"), _FOLDER, "Folder of the models; an empty one gets the shipped model."
     )
@@ -74,24 +97,28 @@ class UpSettings(ServingSettings):
 @click.command(context_settings={"max_content_width": 120})
 @options(UpSettings)
 def up(**values: Any) -> None:
-    """Export the shipped model, start a real Triton and the gateway, and say when they are ready.
+    """Export the shipped model, start one or more real Tritons and a gateway, and say when they are ready.
 
-    Runs in the foreground until SIGINT (Ctrl-C) or SIGTERM, then stops both. What was exported before is not exported
+    Runs in the foreground until SIGINT (Ctrl-C) or SIGTERM, then stops all. What was exported before is not exported
     again. Every option can also be set by its environment variable.
     """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # while a tool runs, which then goes too
     refuse_unknown_environment(UpSettings)
     settings = UpSettings(**values)
     refuse_open_doors(settings)
-    environment = TritonEnvironment(settings.triton_env.absolute())
+    if settings.tls_client_ca is not None and settings.admin_port is None:
+        raise click.ClickException(
+            "--tls-client-ca needs --admin-port: that is where `eagleeye up` asks whether the gateway is ready"
+        )
+    environment = TritonEnvironment(settings.triton_env)
     try:
         environment.check()
         _check_ports(settings)
         with _sole_user(settings.state_directory):
-            triton = _triton(environment, settings)
-            _export_shipped_model(settings.model_repository)
+            installation = environment.install(settings.state_directory)
+            repository = _repository(settings)
             picture = _draw_sample(settings.state_directory)
-            asyncio.run(_run(triton, _gateway(settings), settings, picture))
+            asyncio.run(_run(_tritons(installation, repository, settings), _gateway(settings), settings, picture))
     except UnsupportedMachine as error:
         raise click.ClickException(str(error)) from error
 
@@ -115,33 +142,83 @@ def _sole_user(directory: Path) -> Iterator[None]:
         yield
 
 
+class _Claim(NamedTuple):
+    """A port that something will listen on: the field that names it, and by how much it is higher than named there."""
+
+    port: int
+    host: str
+    field: str
+    shift: int = 0
+
+    @property
+    def option(self) -> str:
+        return f"--{self.field.replace('_', '-')}"
+
+    def __str__(self) -> str:
+        return f"{self.option} + {self.shift}" if self.shift else self.option
+
+
+def _claims(settings: UpSettings) -> Iterator[_Claim]:
+    """All ports of the gateway and of the Tritons."""
+    yield _Claim(settings.http_port, settings.http_host, "http_port")
+    yield _Claim(settings.grpc_port, settings.grpc_host, "grpc_port")
+    if settings.admin_port is not None:
+        yield _Claim(settings.admin_port, settings.admin_host, "admin_port")
+    for number, ports in enumerate(_triton_ports(settings)):
+        for service, port in ports._asdict().items():
+            yield _Claim(port, HOST, f"triton_{service}_port", number * _PORT_STEP)
+
+
+def _triton_ports(settings: UpSettings) -> list[Ports]:
+    first = Ports(settings.triton_http_port, settings.triton_grpc_port, settings.triton_metrics_port)
+    return [Ports(*(port + number * _PORT_STEP for port in first)) for number in range(settings.tritons)]
+
+
 def _check_ports(settings: UpSettings) -> None:
-    """Refuse ports that are taken or named twice, before anything is started.
+    """Refuse ports that are taken, claimed twice or beyond the last, before anything is started.
 
     Raises:
         click.ClickException: one is; the message names the option that moves it.
     """
-    names = [name for name in UpSettings.__dataclass_fields__ if name.endswith("_port")]
-    hosts = {"http_port": settings.http_host, "grpc_port": settings.grpc_host, "admin_port": settings.admin_host}
-    owners: dict[int, str] = {}
-    for name in names:
-        port: int | None = getattr(settings, name)
-        if port is None:
-            continue
-        option = f"--{name.replace('_', '-')}"
-        if port in owners:
-            raise click.ClickException(f"{owners[port]} and {option} both name port {port}; they must differ")
-        owners[port] = option
-        host = hosts.get(name, _HOST)
-        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((host, port))
-            except OSError as error:
-                raise click.ClickException(
-                    f"port {port} can't be used ({error.strerror}); choose another with {option} "
-                    f"or {environment_name(name)}"
-                ) from error
+    claims = list(_claims(settings))
+    owners: dict[int, _Claim] = {}
+    for claim in claims:
+        if claim.port > _LAST_PORT:
+            raise click.ClickException(f"{claim} is port {claim.port}; {_LAST_PORT} is the last there is")
+        if claim.port in owners:
+            raise click.ClickException(
+                f"{owners[claim.port]} and {claim} both name port {claim.port}; they must differ"
+            )
+        owners[claim.port] = claim
+    for claim in claims:
+        if reason := _why_unusable(claim):
+            derived = f" ({claim})" if claim.shift else ""
+            raise click.ClickException(
+                f"port {claim.port}{derived} can't be used ({reason}); choose another with {claim.option} "
+                f"or {environment_name(claim.field)}"
+            )
+
+
+def _why_unusable(claim: _Claim) -> str:
+    with socket.socket(socket.AF_INET6 if ":" in claim.host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((claim.host, claim.port))
+        except OSError as error:
+            return error.strerror or str(error)
+    return ""
+
+
+def _repository(settings: UpSettings) -> Path:
+    """The model repository, with something in it to serve."""
+    if settings.standin:
+        repository = settings.state_directory / "standin"
+        Standin(
+            base_ms=settings.standin_base_ms, per_image_ms=settings.standin_per_image_ms, size=settings.standin_size
+        ).write(repository)
+        return repository
+    _export_shipped_model(settings.model_repository)
+    return settings.model_repository
 
 
 def _export_shipped_model(repository: Path) -> None:
@@ -174,44 +251,28 @@ def _run_tool(*arguments: str | Path) -> None:
         raise click.ClickException(f"`{' '.join(map(str, arguments[:2]))}` failed; the reason stands above")
 
 
-def _triton(environment: TritonEnvironment, settings: UpSettings) -> Child:
-    log = settings.state_directory / "triton.log"
-    if log.is_file():
-        log.replace(log.with_suffix(".log.1"))
-    shared_memory_prefix = f"eagleeye_{os.getpid()}_"
-    backends = environment.prepare(settings.state_directory.absolute())
-    command: list[str | Path] = [
-        environment.server,
-        f"--model-repository={settings.model_repository.absolute()}",
-        f"--backend-directory={backends}",
-        f"--http-address={_HOST}",
-        f"--http-port={settings.triton_http_port}",
-        f"--grpc-address={_HOST}",
-        f"--grpc-port={settings.triton_grpc_port}",
-        f"--metrics-address={_HOST}",
-        f"--metrics-port={settings.triton_metrics_port}",
-        # a new version that `eagleeye export` publishes is served without a restart
-        "--model-control-mode=poll",
-        "--repository-poll-secs=2",
-        f"--backend-config=python,shm-region-prefix-name={shared_memory_prefix}",
-        "--exit-on-error=false",  # one broken model must not keep the others from being served
-        f"--exit-timeout-secs={_TRITON_STOP_SECONDS}",
+def _tritons(installation: Installation, repository: Path, settings: UpSettings) -> list[TritonServer]:
+    """The Tritons, numbered if there are several; each begins a new log and keeps its last one."""
+    tritons = [
+        TritonServer(
+            installation,
+            repository,
+            ports,
+            name=f"Triton {number}" if settings.tritons > 1 else "Triton",
+            report=_say,
+        )
+        for number, ports in enumerate(_triton_ports(settings), start=1)
     ]
-    return Child(
-        name="Triton",
-        command=command,
-        environment=environment.variables(settings.state_directory.absolute()),
-        log=log,
-        stop_seconds=_TRITON_STOP_SECONDS + 5,
-        report=_say,
-        needs_helpers=True,  # a dead stub's share of the requests would fail until Triton is started anew
-        shared_memory_prefix=shared_memory_prefix,
-    )
+    for triton in tritons:
+        if triton.log and triton.log.is_file():
+            triton.log.replace(triton.log.with_suffix(".log.1"))
+    return tritons
 
 
 def _gateway(settings: UpSettings) -> Child:
     values = {field.name: getattr(settings, field.name) for field in dataclasses.fields(ServingSettings)}
-    told = Settings(**values, triton_url=f"{_HOST}:{settings.triton_grpc_port}")
+    urls = ",".join(f"{HOST}:{ports.grpc}" for ports in _triton_ports(settings))
+    told = Settings(**values, triton_url=urls)
     return Child(
         name="the gateway",
         command=[sys.executable, "-m", "gateway", *arguments(told)],
@@ -222,33 +283,35 @@ def _gateway(settings: UpSettings) -> Child:
     )
 
 
-async def _run(triton: Child, gateway: Child, settings: UpSettings, picture: Path) -> None:
-    """Run both until a signal; the gateway stops first, so that what it has accepted can still be answered."""
-    running = asyncio.current_task()
-    assert running is not None  # noqa: S101 (a coroutine always runs in a task)
+async def _run(tritons: list[TritonServer], gateway: Child, settings: UpSettings, picture: Path) -> None:
+    """Run all until a signal; the gateway stops first, so that what it has accepted can still be answered."""
+    main = asyncio.current_task()
+    assert main is not None  # noqa: S101 (a coroutine always runs in a task)
     for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, _cancel_once(running))
+        asyncio.get_running_loop().add_signal_handler(number, _cancel_once(main))
     with contextlib.suppress(asyncio.CancelledError):
         start = time.monotonic()
-        base_url = _url(settings.http_host, settings.http_port)
+        base_url = _url(settings.http_host, settings.http_port, "https" if settings.tls_files else "http")
         probes_url = _url(settings.admin_host, settings.admin_port) if settings.admin_port else base_url
+        tls = "--cacert CA.pem " if settings.tls_files else ""
+        tls += "--cert CLIENT.pem --key CLIENT.key " if settings.tls_client_ca else ""
         key = '-H "X-API-Key: $KEY" ' if settings.keys_file else ""
-        async with _kept_running(triton), _kept_running(gateway):
-            _say("starting Triton and the gateway")
-            await _until_ready(probes_url, [triton, gateway], settings)
+        async with running(tritons), running([gateway]):
+            _say(f"starting {'Triton' if len(tritons) == 1 else f'{len(tritons)} Tritons'} and the gateway")
+            await _until_ready(probes_url, tritons, gateway, settings.ready_timeout_seconds)
             _say(
                 f"ready after {time.monotonic() - start:.1f} s; gRPC on {settings.grpc_host}:{settings.grpc_port}. "
                 "Try it from another terminal:\n"
             )
-            click.echo(f"    curl {key}--data-binary @{picture} {base_url}/v1/detect\n")
+            click.echo(f"    curl {tls}{key}--data-binary @{picture} {base_url}/v1/detect\n")
             await asyncio.Event().wait()
     _say("stopped")
 
 
-def _url(host: str, port: int) -> str:
+def _url(host: str, port: int, scheme: str = "http") -> str:
     """Where this machine reaches what listens at `host`, which may stand for all addresses."""
-    host = {"0.0.0.0": _HOST, "::": "::1"}.get(host, host)  # noqa: S104 (compared, not bound)
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    host = {"0.0.0.0": HOST, "::": "::1"}.get(host, host)  # noqa: S104 (compared, not bound)
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 def _cancel_once(task: asyncio.Task[Any]) -> Any:
@@ -262,51 +325,33 @@ def _cancel_once(task: asyncio.Task[Any]) -> Any:
     return cancel
 
 
-@contextlib.asynccontextmanager
-async def _kept_running(child: Child) -> AsyncIterator[None]:
-    task = asyncio.create_task(child.run(), name=child.name)
-    try:
-        yield
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-
-
-async def _until_ready(probes_url: str, children: list[Child], settings: UpSettings) -> None:
-    """Wait until the gateway is ready.
+async def _until_ready(probes_url: str, tritons: list[TritonServer], gateway: Child, timeout_seconds: float) -> None:
+    """Wait until every Triton serves a model, and the gateway is ready.
 
     Raises:
         click.ClickException: a child died on its first start, no model could be loaded, or time is up.
     """
-    deadline = time.monotonic() + settings.ready_timeout_seconds
-    while not await asyncio.to_thread(_answers, f"{probes_url}/readyz"):
-        for child in children:
-            if child.restarts:
+    deadline = time.monotonic() + timeout_seconds
+    while True:
+        models = await asyncio.gather(*(triton.models() for triton in tritons))
+        waiting = [triton for triton, its in zip(tritons, models, strict=True) if not is_serving(its)]
+        if not waiting and await asyncio.to_thread(_answers, f"{probes_url}/readyz"):
+            return
+        for child in (*tritons, gateway):
+            if child.deaths:
                 raise click.ClickException(f"{child.name} does not start; the reason stands above")
-        reasons = await asyncio.to_thread(_why_no_model_loads, settings.triton_http_port)
-        if reasons:
-            raise click.ClickException(f"Triton could not load any model: {reasons}")
+        for triton, its in zip(tritons, models, strict=True):
+            if reasons := why_no_model_loads(its):
+                raise click.ClickException(f"{triton.name} could not load any model: {reasons}")
         if time.monotonic() > deadline:
-            raise click.ClickException(f"not ready after {settings.ready_timeout_seconds:g} s{children[0].tail()}")
+            raise click.ClickException(f"not ready after {timeout_seconds:g} s{(waiting or tritons)[0].tail()}")
         await asyncio.sleep(_POLL_SECONDS)
 
 
-def _why_no_model_loads(triton_http_port: int) -> str:
-    """Triton's reasons once it has failed on every model; empty as long as there is hope."""
-    index = urllib.request.Request(f"http://{_HOST}:{triton_http_port}/v2/repository/index", method="POST")
-    try:
-        with urllib.request.urlopen(index, timeout=1) as response:  # noqa: S310 (our own address)
-            models = json.load(response)
-    except OSError:
-        return ""
-    if not all(model.get("state") == "UNAVAILABLE" for model in models):
-        return ""
-    return "; ".join(f"{model['name']}: {' '.join(model.get('reason', 'no reason given').split())}" for model in models)
-
-
 def _answers(url: str) -> bool:
+    anyone = ssl._create_unverified_context()  # noqa: S323, SLF001 (a child of ours, on this machine: a probe, no secret)
     try:
-        with urllib.request.urlopen(url, timeout=1) as response:  # noqa: S310 (our own address)
+        with urllib.request.urlopen(url, timeout=1, context=anyone) as response:  # noqa: S310 (our own address)
             return bool(response.status == 200)  # noqa: PLR2004 (HTTP's OK)
     except OSError:
         return False

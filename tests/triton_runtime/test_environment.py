@@ -38,13 +38,17 @@ def test_a_missing_server_names_what_installs_it(tmp_path):
 
 
 def test_backends_are_laid_out_for_triton(triton, tmp_path):
-    """The Python backend with this interpreter's stub, ours beside it, and nothing left of an earlier layout."""
+    """The Python backend with this interpreter's stub, ours beside it, and nothing left of an earlier layout.
+
+    What ours import lies where every stub looks for modules, under the name that it has here.
+    """
     (tmp_path / "backends" / "old").mkdir(parents=True)
     backends = triton.prepare(tmp_path)
-    assert sorted(folder.name for folder in backends.iterdir()) == ["onnxruntime", "python"]
+    assert sorted(folder.name for folder in backends.iterdir()) == ["gpu_standin", "onnxruntime", "python"]
     assert (backends / "python" / "triton_python_backend_stub").stat().st_mode & 0o100
     assert (backends / "python" / "libtriton_python.so").is_file()
     assert (backends / "onnxruntime" / "model.py").is_file()
+    assert (backends / "python" / "triton_runtime" / "stub" / "candidates.py").is_file()
 
 
 def test_the_stub_finds_its_packages_and_libraries(triton, tmp_path):

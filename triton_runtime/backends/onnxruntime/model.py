@@ -9,7 +9,6 @@ not fight over processors: more throughput comes from more instances.
 
 from __future__ import annotations
 
-import ctypes
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnxruntime
 import triton_python_backend_utils as pb_utils
+
+from triton_runtime.stub.tensors import to_numpy, to_triton
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -40,10 +41,10 @@ class TritonPythonModel:
 
     def _answer(self, request: pb_utils.InferenceRequest) -> pb_utils.InferenceResponse:
         try:
-            outputs = self._run([_to_numpy(request, name) for name in self._input_names])
+            outputs = self._run([to_numpy(request, name) for name in self._input_names])
         except Exception as error:  # noqa: BLE001 (whatever went wrong, the request must get an answer)
             return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error)))
-        tensors = [_to_triton(name, output) for name, output in zip(self._output_names, outputs, strict=True)]
+        tensors = [to_triton(name, output) for name, output in zip(self._output_names, outputs, strict=True)]
         return pb_utils.InferenceResponse(tensors)
 
     def _run(self, inputs: list[NDArray[Any]]) -> list[NDArray[Any]]:
@@ -69,24 +70,3 @@ def _session_options(config: dict[str, Any]) -> onnxruntime.SessionOptions:
     options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # waiting threads would eat the processors
     return options
-
-
-def _to_numpy(request: pb_utils.InferenceRequest, name: str) -> NDArray[Any]:
-    return np.from_dlpack(pb_utils.get_input_tensor_by_name(request, name))
-
-
-def _to_triton(name: str, array: NDArray[np.number[Any]]) -> pb_utils.Tensor:
-    """Hand an array over by DLPack.
-
-    `pb_utils.Tensor(name, array)` is built against NumPy 1 and sends empty tensors, without an error, when it meets
-    NumPy 2. `from_dlpack` knows nothing of NumPy's version. It marks the capsule as taken with another word than the
-    DLPack protocol's, though, upon which NumPy prints an error when the capsule goes: so the right word is put there.
-    """
-    capsule = array.__dlpack__()
-    tensor = pb_utils.Tensor.from_dlpack(name, capsule)
-    _set_capsule_name(capsule, b"used_dltensor")
-    return tensor
-
-
-_set_capsule_name = ctypes.pythonapi.PyCapsule_SetName
-_set_capsule_name.argtypes = (ctypes.py_object, ctypes.c_char_p)

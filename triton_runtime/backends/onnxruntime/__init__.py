@@ -1,0 +1,1 @@
+"""Serves ONNX models on the CPU."""
