@@ -9,9 +9,13 @@ from typing import ClassVar
 
 
 class GatewayError(Exception):
-    """A request could not be answered. `code` is stable and part of the interface; `str(error)` is for people."""
+    """A request could not be answered. `code` is stable and part of the interface; `str(error)` is for people.
+
+    `retry_after_seconds` is the time after which a new try is worthwhile; None if it never is.
+    """
 
     code: ClassVar[str]
+    retry_after_seconds: int | None = None
 
 
 class InvalidImage(GatewayError):
@@ -74,6 +78,7 @@ class TritonUnavailable(GatewayError):
     """No Triton can be reached, or it refused to serve."""
 
     code = "triton_unavailable"
+    retry_after_seconds = 1  # a Triton that is away is probed more often than this
 
 
 class InvalidPrediction(GatewayError):

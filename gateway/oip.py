@@ -10,10 +10,12 @@ from importlib.metadata import version as installed_version
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+import orjson
 
 from gateway import parameters
 from gateway.batch import MAX_IMAGES
 from gateway.errors import InvalidParameter
+from gateway.priority import Priority
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -28,6 +30,7 @@ SERVER: Final = {"name": "eagleeye", "version": installed_version("eagleeye")}
 
 IMAGE: Final = "image"
 BYTES: Final = "BYTES"
+IMAGE_WH: Final = "image_wh"
 
 OUTPUTS: Final[dict[str, tuple[str, tuple[int, ...]]]] = {
     "num_detections": ("INT32", (-1,)),
@@ -35,10 +38,23 @@ OUTPUTS: Final[dict[str, tuple[str, tuple[int, ...]]]] = {
     "scores": ("FP32", (-1,)),
     "class_ids": ("INT32", (-1,)),
     "labels": (BYTES, (-1,)),
+    IMAGE_WH: ("INT32", (-1, 2)),
 }
 """Data type and shape of each output, in the order of an answer; -1 stands for N or M."""
 
+DEFAULT_OUTPUTS: Final = tuple(name for name in OUTPUTS if name != IMAGE_WH)
+"""What is sent to who asks for no output by name. The images' widths and heights only few need."""
+
+PARAMETERS: Final = (*parameters.NAMES, "timeout", "sequence_id", "sequence_start", "sequence_end")
+"""The parameters of a request, Triton's own included, which its clients send without being asked: `timeout`, in
+microseconds, and those of sequences, which mean nothing where each image stands for itself."""
+
+_PRIORITY_OF_LEVEL: Final = {"0": Priority.NORMAL.value, **{str(each.rank): each.value for each in Priority}}
+"""Priorities as Triton's clients number them: 1 is the highest level, and 0 stands for the default."""
+
 _LENGTH_BYTES: Final = 4
+_MICROSECONDS: Final = 1000  # of a millisecond
+_TYPES: Final = {BYTES: "TYPE_STRING", "FP32": "TYPE_FP32", "INT32": "TYPE_INT32"}  # as model configs name them
 
 
 def model_metadata(model: Model) -> dict[str, Any]:
@@ -54,8 +70,39 @@ def model_metadata(model: Model) -> dict[str, Any]:
     }
 
 
+def model_config(model: Model) -> dict[str, Any]:
+    """A detector's config as Triton has it for a model of its own, for messages as well as for JSON."""
+    known = {
+        "labels": _json(model.labels),
+        "input_wh": _json(model.input_wh),
+        "score_threshold": repr(model.score_threshold),
+        "iou_threshold": repr(model.iou_threshold),
+    }
+    return {
+        "name": model.name,
+        "platform": SERVER["name"],
+        "backend": SERVER["name"],
+        "max_batch_size": 0,  # the number of images is part of the shape
+        "input": [{"name": IMAGE, "data_type": _TYPES[BYTES], "dims": [-1]}],
+        "output": [
+            {"name": name, "data_type": _TYPES[datatype], "dims": list(shape)}
+            for name, (datatype, shape) in OUTPUTS.items()
+        ],
+        "parameters": {name: {"string_value": text} for name, text in {**model.facts, **known}.items()},
+    }
+
+
+def repository_index(models: Mapping[str, Model]) -> list[dict[str, str]]:
+    """Every version of every model among `models`, by name, as Triton lists them; what is not ready is not listed."""
+    return [
+        {"name": name, "version": str(version), "state": "READY", "reason": ""}
+        for name, model in sorted(models.items())
+        for version in model.versions
+    ]
+
+
 def read_query(texts: Mapping[str, str], name: str, version: str) -> tuple[Query, float | None]:
-    """The query of a request, and its timeout in seconds if it has one.
+    """The query of a request, and its timeout in seconds if it has one: the nearer of `timeout_ms` and `timeout`.
 
     Args:
         texts: the request's own parameters, each value written out.
@@ -65,9 +112,12 @@ def read_query(texts: Mapping[str, str], name: str, version: str) -> tuple[Query
     Raises:
         InvalidParameter: an unknown name or a bad value; the message says what is allowed.
     """
-    parameters.refuse_unknown(texts, parameters.NAMES)
+    parameters.refuse_unknown(texts, PARAMETERS)
     named = {key: text for key, text in (("model", name), ("version", version)) if text}
-    return parameters.read({**texts, **named})
+    if level := texts.get("priority"):
+        named["priority"] = _PRIORITY_OF_LEVEL.get(level, level)
+    query, seconds = parameters.read({**texts, **named})
+    return query, _nearer(seconds, _tritons_timeout_seconds(texts.get("timeout", "0")))
 
 
 def image_count(names: Sequence[str], datatype: str, shape: Sequence[int]) -> int:
@@ -85,7 +135,7 @@ def image_count(names: Sequence[str], datatype: str, shape: Sequence[int]) -> in
 
 
 def output_names(requested: Iterable[str]) -> tuple[str, ...]:
-    """The outputs to send, in the order asked for; all when none is named.
+    """The outputs to send, in the order asked for; `DEFAULT_OUTPUTS` when none is named.
 
     Raises:
         InvalidParameter: a name that no output has, or one given twice: an answer could be made to grow without end.
@@ -96,7 +146,7 @@ def output_names(requested: Iterable[str]) -> tuple[str, ...]:
             raise InvalidParameter(f"there is no output {name[:100]!r}; allowed are {', '.join(OUTPUTS)}")
     if len(set(names)) < len(names):
         raise InvalidParameter("an output is named more than once")
-    return names or tuple(OUTPUTS)
+    return names or DEFAULT_OUTPUTS
 
 
 def outputs(results: Sequence[Result]) -> dict[str, NDArray[np.generic]]:
@@ -109,6 +159,7 @@ def outputs(results: Sequence[Result]) -> dict[str, NDArray[np.generic]]:
         "scores": np.concatenate([detections.scores for detections in found]),
         "class_ids": np.concatenate([detections.class_ids for detections in found]),
         "labels": np.array(labels, object),
+        IMAGE_WH: np.array([result.image_wh for result in results], np.int32),
     }
 
 
@@ -138,3 +189,28 @@ def split_raw(raw: bytes | memoryview, count: int) -> list[bytes]:
             "with as many bytes after it"
         )
     return elements
+
+
+def _tritons_timeout_seconds(text: str) -> float | None:
+    """Triton's own parameter, in microseconds, 0 for none; what is out of the range of `timeout_ms` counts as its end.
+
+    Raises:
+        InvalidParameter: it is no whole number from 0.
+    """
+    try:
+        microseconds = parameters.whole(text)
+    except ValueError:
+        raise InvalidParameter(
+            f"timeout is {text[:100]!r}; it must be a whole number of microseconds, or 0 for none"
+        ) from None
+    if not microseconds:
+        return None
+    return min(max(microseconds, _MICROSECONDS), parameters.MAX_TIMEOUT_MS * _MICROSECONDS) / 1e6
+
+
+def _nearer(*seconds: float | None) -> float | None:
+    return min((each for each in seconds if each is not None), default=None)
+
+
+def _json(value: Any) -> str:
+    return orjson.dumps(value).decode()

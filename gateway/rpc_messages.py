@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from tritonclient.grpc import service_pb2
 
@@ -10,9 +10,18 @@ from gateway import oip
 from gateway.errors import InvalidParameter
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from gateway.detector import Query, Result
+    from gateway.sequences import SequenceId
+
+_CHOICE: Final = "parameter_choice"
+_MODES: Final = {"ordered": False, "latest": True}
+_MODE: Final = "mode"
+_SEQUENCE_ID: Final = "sequence_id"
+_SEQUENCE_FLAGS: Final = ("sequence_start", "sequence_end")
+_EMPTY_FINAL_RESPONSE: Final = "triton_enable_empty_final_response"  # who asks for it wants to know the last response
+_MAX_SEQUENCE_ID_CHARACTERS: Final = 128
 
 
 def read_parameters(request: Any) -> tuple[Query, float | None]:
@@ -71,6 +80,81 @@ def infer_response(request_id: str, results: Sequence[Result], names: Sequence[s
     )
 
 
+def read_sequence(request: Any) -> SequenceId:
+    """The sequence of a frame; 0 is the one of frames that name none.
+
+    Raises:
+        InvalidParameter: an id or a flag of another type than the protocol's clients send.
+    """
+    for name in _SEQUENCE_FLAGS:
+        if name in request.parameters and request.parameters[name].WhichOneof(_CHOICE) != "bool_param":
+            raise InvalidParameter(f"{name} must be a bool_param")
+    if _SEQUENCE_ID not in request.parameters:
+        return 0
+    parameter = request.parameters[_SEQUENCE_ID]
+    kind = parameter.WhichOneof(_CHOICE)
+    if kind not in {"int64_param", "uint64_param", "string_param"}:
+        raise InvalidParameter(f"{_SEQUENCE_ID} must be an int64_param or a string_param")
+    sequence: SequenceId = getattr(parameter, kind)
+    if isinstance(sequence, str) and len(sequence) > _MAX_SEQUENCE_ID_CHARACTERS:
+        raise InvalidParameter(
+            f"{_SEQUENCE_ID} has {len(sequence)} characters; it may have up to {_MAX_SEQUENCE_ID_CHARACTERS}"
+        )
+    return sequence or 0
+
+
+def take_mode(request: Any) -> bool:
+    """Whether a newer frame may replace this one while it waits. What only frames have is taken out of the request.
+
+    Raises:
+        InvalidParameter: there is no such mode.
+    """
+    request.parameters.pop(_EMPTY_FINAL_RESPONSE, None)
+    if _MODE not in request.parameters:
+        return False
+    mode = _text(request.parameters[_MODE])
+    del request.parameters[_MODE]
+    if mode not in _MODES:
+        raise InvalidParameter(f"{_MODE} is {mode[:100]!r}; it must be {' or '.join(_MODES)}")
+    return _MODES[mode]
+
+
+def refuse_batch(request: Any) -> None:
+    """Stop a frame that is several images; what else may be wrong with its input `read_images` tells.
+
+    Raises:
+        InvalidParameter: it is.
+    """
+    if any(size > 1 for tensor in request.inputs for size in tensor.shape[:1]):
+        raise InvalidParameter(
+            f"a frame is one image: send {oip.IMAGE!r} as {oip.BYTES} [1], and each in its own message"
+        )
+
+
+def frame_answer(request: Any, response: Any, dropped: int) -> Any:
+    """The answer to a frame: what ModelInfer would answer, and what only streams have."""
+    _set_frame_parameters(response, request, dropped)
+    return service_pb2.ModelStreamInferResponse(infer_response=response)
+
+
+def frame_error(request: Any, detail: str, fields: Mapping[str, str], dropped: int) -> Any:
+    """The answer to a frame that failed; `fields` are the trailing metadata that ModelInfer would have."""
+    response = service_pb2.ModelInferResponse(id=request.id)
+    response.parameters["code"].string_param = fields["eagleeye-code"]
+    response.parameters["request_id"].string_param = fields["x-request-id"]
+    if "retry-after" in fields:
+        response.parameters["retry_after"].int64_param = int(fields["retry-after"])
+    _set_frame_parameters(response, request, dropped)
+    return service_pb2.ModelStreamInferResponse(error_message=detail, infer_response=response)
+
+
+def _set_frame_parameters(response: Any, request: Any, dropped: int) -> None:
+    response.parameters["triton_final_response"].bool_param = True
+    response.parameters["dropped"].int64_param = dropped
+    if _SEQUENCE_ID in request.parameters:
+        response.parameters[_SEQUENCE_ID].CopyFrom(request.parameters[_SEQUENCE_ID])
+
+
 def _text(parameter: Any) -> str:
-    kind = parameter.WhichOneof("parameter_choice")
+    kind = parameter.WhichOneof(_CHOICE)
     return str(getattr(parameter, kind)) if kind else ""

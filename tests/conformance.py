@@ -78,6 +78,10 @@ def give_time(given):
             timeout_ms = float(given["timeout_ms"]) if "timeout_ms" in given else 0
             if 1 <= timeout_ms <= MIN_TIMEOUT_MS:
                 given["timeout_ms"] = MIN_TIMEOUT_MS
+        with contextlib.suppress(TypeError, ValueError):
+            timeout_microseconds = float(given.get("timeout", 0))
+            if 1 <= timeout_microseconds <= MIN_TIMEOUT_MS * 1000:
+                given["timeout"] = MIN_TIMEOUT_MS * 1000
         give_time(given.get("parameters"))
 
 
@@ -110,7 +114,8 @@ def name_what_is_served(given, model):
     if "model" in given:
         given["model"] = model["name"]
     if "version" in given:
-        given["version"] = model["versions"][int(given["version"]) % len(model["versions"])]
+        with contextlib.suppress(TypeError, ValueError):  # a field of any kind that nobody looks at
+            given["version"] = model["versions"][int(given["version"]) % len(model["versions"])]
 
 
 def fetched(url, headers):

@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
 
-from gateway import batch, oip
+from gateway import access, batch, oip
 from gateway.deadline import Deadline
 from gateway.rest import body
 from gateway.rest.face import EVENT, detects, json_response
 from gateway.rest.inference_messages import JSON_LENGTH, read_request, write_response
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from gateway.model import Model
     from gateway.rest.face import RestFace
 
@@ -28,6 +30,11 @@ _COMPRESSED_IN_LOOP_BYTES: Final = 16_000  # takes about a millisecond; what is 
 
 def routes(face: RestFace) -> list[web.RouteDef]:
     """Health, metadata and inference."""
+    return [*_of_server(face), *_of_models(face), *_inference(face)]
+
+
+def _of_server(face: RestFace) -> list[web.RouteDef]:
+    """What is not about one model."""
 
     async def live(_: web.Request) -> web.Response:
         return json_response({"live": True})
@@ -43,42 +50,7 @@ def routes(face: RestFace) -> list[web.RouteDef]:
         return json_response({"models": sorted(face.core.predictor.models)})
 
     async def repository_index(_: web.Request) -> web.Response:
-        return json_response(
-            [
-                {"name": name, "version": str(version), "state": "READY", "reason": ""}
-                for name, model in sorted(face.core.predictor.models.items())
-                for version in model.versions
-            ]
-        )
-
-    def find(request: web.Request) -> tuple[Model, int]:
-        wanted, _ = oip.read_query({}, request.match_info["name"], request.match_info.get("version", ""))
-        return face.core.predictor.find(wanted.model, wanted.version)
-
-    async def model_metadata(request: web.Request) -> web.Response:
-        model, _ = find(request)
-        return json_response(oip.model_metadata(model))
-
-    async def model_ready(request: web.Request) -> web.Response:
-        model, _ = find(request)
-        return json_response({"name": model.name, "ready": True})
-
-    @detects
-    async def infer(request: web.Request) -> web.Response:
-        event = request[EVENT]
-        model, version = find(request)  # settled before the upload, and the same for all images
-        event |= {"model": model.name, "version": version}
-        data = await body.read(request, face.max_body_bytes, face.upload_timeout_seconds)
-        asked = await asyncio.to_thread(read_request, data, request.headers.get(JSON_LENGTH))
-        query, seconds = oip.read_query(asked.texts, model.name, str(version))
-        deadline = Deadline.after(face.core.timeout_seconds if seconds is None else seconds)
-        outcomes = await batch.detect_each(
-            face.core.detector, face.observer, asked.images, query, deadline, all_or_none=True
-        )
-        event |= batch.log_fields(asked.images, outcomes)
-        results = batch.all_results(outcomes)
-        with face.core.metrics.stage("encode", model.name):
-            return _response(*write_response(asked, results))
+        return json_response(oip.repository_index(face.core.predictor.models))
 
     return [
         web.get("/v2", server_metadata),
@@ -86,10 +58,63 @@ def routes(face: RestFace) -> list[web.RouteDef]:
         web.get("/v2/health/ready", ready),
         web.get("/v2/models", list_models),
         web.post("/v2/repository/index", repository_index),
-        *(web.get(path, model_metadata) for path in (_MODEL, _VERSION)),
-        *(web.get(f"{path}/ready", model_ready) for path in (_MODEL, _VERSION)),
-        *(web.post(f"{path}/infer", infer) for path in (_MODEL, _VERSION)),
     ]
+
+
+def _of_models(face: RestFace) -> list[web.RouteDef]:
+    """What there is to know of a model, or of one version of it."""
+
+    async def model_metadata(request: web.Request) -> web.Response:
+        model, _ = _find(face, request)
+        return json_response(oip.model_metadata(model))
+
+    async def model_config(request: web.Request) -> web.Response:
+        model, _ = _find(face, request)
+        return json_response(oip.model_config(model))
+
+    async def model_ready(request: web.Request) -> web.Response:
+        model, _ = _find(face, request)
+        is_ready = model.name in face.core.predictor.models  # and not only expected back
+        return json_response({"name": model.name, "ready": is_ready}, status=200 if is_ready else 503)
+
+    return [
+        *(web.get(path, model_metadata) for path in (_MODEL, _VERSION)),
+        *(web.get(f"{path}/config", model_config) for path in (_MODEL, _VERSION)),
+        *(web.get(f"{path}/ready", model_ready) for path in (_MODEL, _VERSION)),
+    ]
+
+
+def _inference(face: RestFace) -> list[web.RouteDef]:
+    @detects
+    async def infer(request: web.Request) -> web.Response:
+        flow = access.flow(request.remote or "")
+        with face.core.memory.hold(flow) as hold:
+            return await _answer(face, request, flow, hold)
+
+    return [web.post(f"{path}/infer", infer) for path in (_MODEL, _VERSION)]
+
+
+async def _answer(face: RestFace, request: web.Request, flow: str, hold: Callable[[int], None]) -> web.Response:
+    event = request[EVENT]
+    model, version = _find(face, request)  # settled before the upload, and the same for all images
+    event |= {"model": model.name, "version": version}
+    face.core.memory.check(flow, request.content_length or 0)
+    data = await body.read(request, face.max_body_bytes, face.upload_timeout_seconds, hold)
+    asked = await asyncio.to_thread(read_request, data, request.headers.get(JSON_LENGTH))
+    query, seconds = oip.read_query(asked.texts, model.name, str(version))
+    deadline = Deadline.after(face.core.timeout_seconds if seconds is None else seconds)
+    outcomes = await batch.detect_each(
+        face.core.detector, face.observer, asked.images, query, deadline, flow=flow, all_or_none=True
+    )
+    event |= batch.log_fields(asked.images, outcomes)
+    results = batch.all_results(outcomes)
+    with face.core.metrics.stage("encode", model.name):
+        return _response(*write_response(asked, results))
+
+
+def _find(face: RestFace, request: web.Request) -> tuple[Model, int]:
+    wanted, _ = oip.read_query({}, request.match_info["name"], request.match_info.get("version", ""))
+    return face.core.predictor.find(wanted.model, wanted.version)
 
 
 def _response(content: bytes, json_length: int) -> web.Response:

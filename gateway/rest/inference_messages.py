@@ -62,7 +62,7 @@ def read_request(body: bytes, json_length: str | None) -> InferRequest:
     """
     length = _length(json_length, len(body))
     if length == 0 and json_length is not None:
-        return InferRequest([body], {}, dict.fromkeys(oip.OUTPUTS, False), "")
+        return InferRequest([body], {}, dict.fromkeys(oip.DEFAULT_OUTPUTS, False), "")
     message = _parse(body[:length])
     given = _take(message, "parameters", dict, {})
     binary_by_default = _take(given, "binary_data_output", bool, False)

@@ -27,7 +27,6 @@ HTTP_STATUS: Final[dict[type[errors.GatewayError], int]] = {
     errors.TritonUnavailable: 503,
     errors.DeadlineExceeded: 504,
 }
-_RETRY_AFTER_SECONDS: Final = 1  # a Triton that is away is probed more often than this
 OIP_PREFIX: Final = "/v2"
 
 
@@ -35,12 +34,10 @@ def from_error(error: errors.GatewayError, request: web.Request) -> web.Response
     """The answer to a request that the core refused or could not serve."""
     status = HTTP_STATUS[type(error)]
     headers = {}
-    if isinstance(error, errors.Overloaded | errors.RateLimited):
+    if error.retry_after_seconds is not None:
         headers["Retry-After"] = str(error.retry_after_seconds)
-    elif isinstance(error, errors.Unauthorized):
+    if isinstance(error, errors.Unauthorized):
         headers["WWW-Authenticate"] = "Bearer"
-    elif isinstance(error, errors.TritonUnavailable):
-        headers["Retry-After"] = str(_RETRY_AFTER_SECONDS)
     return problem(status, error.code, str(error), request, headers)
 
 

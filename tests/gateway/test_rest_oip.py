@@ -155,6 +155,23 @@ async def test_an_output_overrides_the_request(rest, png):
 
 
 @pytest.mark.parametrize("is_binary", [False, True])
+async def test_sizes_of_images_are_sent_when_asked_for(rest, png, is_binary):
+    """Width and height of each, and only by name, in both forms."""
+    request = json_request(png, png, outputs=[{"name": "image_wh", "parameters": {"binary_data": is_binary}}])
+    (output,) = (await answer(await rest.post(INFER, json=request)))["outputs"]
+    assert output == {"name": "image_wh", "datatype": "INT32", "shape": [2, 2], "data": [96, 48, 96, 48]}
+
+
+async def test_tritons_own_parameter_sets_a_deadline(rest, predictor, png):
+    """In microseconds; the nearer one holds if there are several."""
+    predictor.go.clear()
+    parameters = {"timeout": 50_000, "timeout_ms": 4000}
+    status, code, detail = await refusal(await rest.post(INFER, json=json_request(png, parameters=parameters)))
+    assert (status, code) == (504, "deadline_exceeded")
+    assert " 50 ms" in detail
+
+
+@pytest.mark.parametrize("is_binary", [False, True])
 async def test_nothing_found_is_empty_tensors(rest, png, is_binary):
     """Shapes with a zero, in both forms."""
     parameters = {"score_threshold": 0.95, "binary_data_output": is_binary}
@@ -193,6 +210,10 @@ async def test_several_images_answer_in_a_row(rest, predictor, png, to_request):
         (INFER, {"classes": "dog"}, ("3", ["dog"])),
         (INFER, {"classes": ["dog", 0], "agnostic_nms": True}, ("3", ["cat", "dog"])),
         (INFER, {"iou_threshold": 0, "timeout_ms": 4000.0}, ("3", ["cat", "dog"])),
+        (INFER, {"timeout": 4_000_000}, ("3", ["cat", "dog"])),
+        (INFER, {"timeout": 0}, ("3", ["cat", "dog"])),
+        (INFER, {"sequence_id": 7, "sequence_start": True, "sequence_end": False}, ("3", ["cat", "dog"])),
+        (INFER, {"sequence_id": "camera-7"}, ("3", ["cat", "dog"])),
     ],
 )
 async def test_parameters_reach_the_core(rest, png, path, parameters, expected):
@@ -217,6 +238,8 @@ async def test_unknown_fields_are_let_be(rest, png):
         ({"parameters": {"score_threshold": "0.7"}}, "score_threshold must be a number, not a text"),
         ({"parameters": {"classes": "a" * 20_000}}, "classes has more than 10,000 characters"),
         ({"parameters": {"max_detections": 1.5}}, "whole number"),
+        ({"parameters": {"timeout": 0.5}}, "a whole number of microseconds, or 0 for none"),
+        ({"parameters": {"timeout": "9"}}, "timeout must be a whole number, not a text"),
         ({"parameters": {"treshold": 0.5}}, "allowed are score_threshold, iou_threshold"),
         ({"parameters": {"model": "toy"}}, "allowed are score_threshold, iou_threshold"),
         ({"parameters": {"binary_data_output": "yes"}}, "binary_data_output must be true or false"),
@@ -500,8 +523,34 @@ async def test_a_model_is_described(rest, path):
             {"name": "scores", "datatype": "FP32", "shape": [-1]},
             {"name": "class_ids", "datatype": "INT32", "shape": [-1]},
             {"name": "labels", "datatype": "BYTES", "shape": [-1]},
+            {"name": "image_wh", "datatype": "INT32", "shape": [-1, 2]},
         ],
     }
+
+
+@pytest.mark.parametrize("path", ["/v2/models/toy/config", "/v2/models/toy/versions/1/config"])
+async def test_the_config_of_a_model_is_tritons(rest, path):
+    """Its tensors, and as parameters what a client may want to know beside them."""
+    config = await (await rest.get(path)).json()
+    parameters = {name: parameter["string_value"] for name, parameter in config.pop("parameters").items()}
+    assert config == {
+        "name": "toy",
+        "platform": "eagleeye",
+        "backend": "eagleeye",
+        "max_batch_size": 0,
+        "input": [{"name": "image", "data_type": "TYPE_STRING", "dims": [-1]}],
+        "output": [
+            {"name": "num_detections", "data_type": "TYPE_INT32", "dims": [-1]},
+            {"name": "boxes", "data_type": "TYPE_FP32", "dims": [-1, 4]},
+            {"name": "scores", "data_type": "TYPE_FP32", "dims": [-1]},
+            {"name": "class_ids", "data_type": "TYPE_INT32", "dims": [-1]},
+            {"name": "labels", "data_type": "TYPE_STRING", "dims": [-1]},
+            {"name": "image_wh", "data_type": "TYPE_INT32", "dims": [-1, 2]},
+        ],
+    }
+    assert json.loads(parameters.pop("labels")) == ["cat", "dog"]
+    assert json.loads(parameters.pop("input_wh")) == [64, 32]
+    assert parameters == {"score_threshold": "0.5", "iou_threshold": "0.7", "variant": "none"}
 
 
 async def test_models_are_listed(rest):

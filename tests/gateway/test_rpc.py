@@ -12,12 +12,13 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 from structlog.testing import capture_logs
-from tritonclient.grpc import service_pb2, service_pb2_grpc
+from tritonclient.grpc import model_config_pb2, service_pb2, service_pb2_grpc
 from tritonclient.utils import deserialize_bytes_tensor
 
 from gateway import errors
 from gateway.batch import MAX_IMAGES
-from gateway.rpc import GRPC_STATUS, serving_rpc
+from gateway.rpc import GRPC_STATUS
+from gateway.rpc_server import serving_rpc
 from tests.gateway.conftest import LIMITS, MAX_INFLIGHT
 
 SERVICE = "inference.GRPCInferenceService"
@@ -125,6 +126,12 @@ async def test_only_requested_outputs_are_sent(rpc, png):
     assert list(tensors(response)) == ["scores", "num_detections"]
 
 
+async def test_sizes_of_images_are_sent_when_asked_for(rpc, png):
+    """Width and height of each, and only by name."""
+    request = infer_request(png, png, outputs=[{"name": "image_wh"}])
+    assert tensors(await rpc.ModelInfer(request)) == {"image_wh": [[96, 48], [96, 48]]}
+
+
 async def test_nothing_found_is_empty_tensors(rpc, png):
     """Shapes with a zero, and contents for each output all the same."""
     response = await rpc.ModelInfer(infer_request(png, parameters=to_parameters(score_threshold=0.95)))
@@ -145,6 +152,11 @@ async def test_nothing_found_is_empty_tensors(rpc, png):
         ({"parameters": to_parameters(iou_threshold=0, timeout_ms=4000.0)}, ("3", ["cat", "dog"])),
         ({"parameters": to_parameters(agnostic_nms=True)}, ("3", ["cat", "dog"])),
         ({"parameters": to_parameters(score_threshold="0.7")}, ("3", ["cat"])),
+        ({"parameters": to_parameters(timeout=4_000_000)}, ("3", ["cat", "dog"])),
+        ({"parameters": to_parameters(timeout=0)}, ("3", ["cat", "dog"])),
+        ({"parameters": to_parameters(timeout=10**18)}, ("3", ["cat", "dog"])),
+        ({"parameters": to_parameters(sequence_id=7, sequence_start=True, sequence_end=False)}, ("3", ["cat", "dog"])),
+        ({"parameters": to_parameters(sequence_id="camera-7")}, ("3", ["cat", "dog"])),
     ],
 )
 async def test_parameters_reach_the_core(rpc, png, changes, expected):
@@ -167,6 +179,8 @@ def image_input(**changes):
         ({"parameters": to_parameters(max_detections=0)}, "between 1 and 1000"),
         ({"parameters": to_parameters(max_detections=1.5)}, "whole number"),
         ({"parameters": to_parameters(timeout_ms=0)}, "1 to 600000"),
+        ({"parameters": to_parameters(timeout=-1)}, "a whole number of microseconds, or 0 for none"),
+        ({"parameters": to_parameters(timeout=0.5)}, "a whole number of microseconds, or 0 for none"),
         ({"parameters": to_parameters(classes="cow")}, "cat, dog"),
         ({"parameters": to_parameters(treshold=0.5)}, "allowed are score_threshold, iou_threshold"),
         ({"parameters": to_parameters(model="toy")}, "allowed are score_threshold, iou_threshold"),
@@ -265,6 +279,23 @@ async def test_the_parameter_sets_a_deadline(rpc, predictor, png):
     assert (await rpc.ModelInfer(infer_request(png))).outputs
 
 
+@pytest.mark.parametrize(
+    "given, nearest_ms",
+    [
+        ({"timeout": 50_000}, 50),
+        ({"timeout": 50_000, "timeout_ms": 4000}, 50),
+        ({"timeout": 60_000_000, "timeout_ms": 50}, 50),
+    ],
+)
+async def test_tritons_own_parameter_sets_a_deadline(rpc, predictor, png, given, nearest_ms):
+    """In microseconds; the nearer one holds if there are several."""
+    predictor.go.clear()
+    call = rpc.ModelInfer(infer_request(png, parameters=to_parameters(**given)), timeout=5)
+    status, code, detail = await refusal(call)
+    assert (status, code) == ("DEADLINE_EXCEEDED", "deadline_exceeded")
+    assert f" {nearest_ms} ms" in detail
+
+
 async def test_the_call_sets_a_deadline(rpc, predictor, metrics, png):
     """The client's own deadline ends the work, even if the parameter would allow more, and is counted as such."""
     predictor.go.clear()
@@ -336,7 +367,49 @@ async def test_a_model_is_described(rpc):
         ("scores", "FP32", [-1]),
         ("class_ids", "INT32", [-1]),
         ("labels", "BYTES", [-1]),
+        ("image_wh", "INT32", [-1, 2]),
     ]
+
+
+async def test_the_config_of_a_model_is_tritons(rpc):
+    """Its tensors, and as parameters what a client may want to know beside them."""
+    config = (await rpc.ModelConfig(service_pb2.ModelConfigRequest(name="toy"))).config
+    assert (config.name, config.platform, config.backend, config.max_batch_size) == ("toy", "eagleeye", "eagleeye", 0)
+    data_type = model_config_pb2.DataType.Name
+    assert [(each.name, data_type(each.data_type), list(each.dims)) for each in (*config.input, *config.output)] == [
+        ("image", "TYPE_STRING", [-1]),
+        ("num_detections", "TYPE_INT32", [-1]),
+        ("boxes", "TYPE_FP32", [-1, 4]),
+        ("scores", "TYPE_FP32", [-1]),
+        ("class_ids", "TYPE_INT32", [-1]),
+        ("labels", "TYPE_STRING", [-1]),
+        ("image_wh", "TYPE_INT32", [-1, 2]),
+    ]
+    assert {name: parameter.string_value for name, parameter in config.parameters.items()} == {
+        "labels": '["cat","dog"]',
+        "input_wh": "[64,32]",
+        "score_threshold": "0.5",
+        "iou_threshold": "0.7",
+        "variant": "none",
+    }
+
+
+@pytest.mark.parametrize("name, version", [("other", ""), ("toy", "2")])
+async def test_the_config_of_what_is_not_served(rpc, name, version):
+    """NOT_FOUND."""
+    request = service_pb2.ModelConfigRequest(name=name, version=version)
+    assert (await refusal(rpc.ModelConfig(request)))[:2] == ("NOT_FOUND", "model_not_found")
+
+
+async def test_models_are_listed(rpc, predictor):
+    """Every version of each, as Triton lists them; none while Triton is away."""
+    index = await rpc.RepositoryIndex(service_pb2.RepositoryIndexRequest(ready=True))
+    assert [(each.name, each.version, each.state, each.reason) for each in index.models] == [
+        ("toy", "1", "READY", ""),
+        ("toy", "3", "READY", ""),
+    ]
+    predictor.models = {}
+    assert not (await rpc.RepositoryIndex(service_pb2.RepositoryIndexRequest())).models
 
 
 @pytest.mark.parametrize("name, version, ready", [("toy", "", True), ("toy", "x", False), ("other", "", False)])
@@ -400,7 +473,7 @@ def reflect(port):
         return set(database.get_services()), list(call.input_type.fields_by_name)
 
 
-@pytest.mark.parametrize("call", ["ModelStreamInfer", "ModelConfig", "RepositoryIndex", "Nonsense"])
+@pytest.mark.parametrize("call", ["TraceSetting", "Nonsense"])
 async def test_a_call_that_is_not_there_is_unimplemented(channel, caplog, call):
     """Without a traceback in the log for each."""
     assert (await refusal(channel.unary_unary(f"/{SERVICE}/{call}")(b"")))[0] == "UNIMPLEMENTED"
@@ -423,6 +496,19 @@ async def test_a_stop_lets_calls_finish(rpc_face, predictor, png):
     assert (await call).outputs
     assert (await refusal(rpc.ModelInfer(infer_request(png))))[0] == "UNAVAILABLE"
     await channel.close()
+
+
+async def test_health_through_a_shutdown(channel, lifecycle, rpc, png):
+    """While this process drains it asks for no more calls, by Check and by Watch, and serves those that come."""
+    health = health_pb2_grpc.HealthStub(channel)
+    watcher = health.Watch(health_pb2.HealthCheckRequest(service=SERVICE))
+    assert (await watcher.read()).status == SERVING
+    lifecycle.drain()
+    async with asyncio.timeout(5):
+        assert (await watcher.read()).status == NOT_SERVING
+    assert (await health.Check(health_pb2.HealthCheckRequest())).status == NOT_SERVING
+    assert (await rpc.ModelInfer(infer_request(png))).outputs
+    watcher.cancel()
 
 
 async def test_a_stop_does_not_wait_for_ever(rpc_face, predictor, png):

@@ -10,11 +10,10 @@ from structlog.testing import capture_logs
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from gateway.access import Access, Permitted
-from gateway.admission import Admission
 from gateway.detector import Detector
-from gateway.rpc import serving_rpc
+from gateway.rpc_server import serving_rpc
 from tests.fakes import MODEL
-from tests.gateway.conftest import LIMITS, MAX_INFLIGHT
+from tests.gateway.conftest import LIMITS, admission
 from tests.gateway.test_rpc import SERVICE, infer_request, reflect, refusal
 
 TOY = service_pb2.ModelMetadataRequest(name="toy")
@@ -30,7 +29,7 @@ async def port(rpc_face, predictor, access, metrics):
     """Of a server that asks for keys and serves two models."""
     predictor.models["other"] = dataclasses.replace(MODEL, name="other")
     permitted = Permitted(predictor)
-    async with Detector(permitted, LIMITS, Admission(MAX_INFLIGHT, metrics), metrics, threads=1) as detector:
+    async with Detector(permitted, LIMITS, admission(metrics), metrics, threads=1) as detector:
         core = dataclasses.replace(rpc_face.core, detector=detector, predictor=permitted, access=access)
         face = dataclasses.replace(rpc_face, core=core)
         async with serving_rpc(face, host="127.0.0.1", port=0, grace_seconds=5) as port:
@@ -142,8 +141,11 @@ async def test_a_key_sees_its_models_only(rpc, keyring, access, png):
     await access.reload()
     other = service_pb2.ModelReadyRequest(name="other")
     assert not (await rpc.ModelReady(other, metadata=metadata)).ready
+    index = await rpc.RepositoryIndex(service_pb2.RepositoryIndexRequest(), metadata=metadata)
+    assert {each.name for each in index.models} == {"toy"}
     for call in (
         rpc.ModelMetadata(service_pb2.ModelMetadataRequest(name="other"), metadata=metadata),
+        rpc.ModelConfig(service_pb2.ModelConfigRequest(name="other"), metadata=metadata),
         rpc.ModelInfer(infer_request(png, model_name="other"), metadata=metadata),
     ):
         status, code, detail = await refusal(call)

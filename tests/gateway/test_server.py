@@ -2,6 +2,7 @@
 
 import json
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -15,6 +16,7 @@ import pytest
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from gateway.settings import Origins, ServingSettings, refuse_open_doors
+from tests.certificates import Authority
 
 COMMAND = [sys.executable, "-m", "gateway", "--triton-url", "127.0.0.1:1", "--http-port", "0", "--grpc-port", "0"]
 
@@ -95,7 +97,7 @@ def test_a_busy_port_is_named_in_one_line(option):
         nowhere = ["--triton-url", "127.0.0.1:1"]
         command = [sys.executable, "-m", "gateway", *nowhere, *(f"{name}={value}" for name, value in ports.items())]
         ended = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
-    (line,) = [line for line in ended.stderr.splitlines() if "listening" not in line]
+    (line,) = [line for line in ended.stderr.splitlines() if not any(word in line for word in ("listening", "triton"))]
     assert ended.returncode == 1
     assert line.startswith("Error: can't listen: ")
     assert str(port) in line
@@ -186,7 +188,10 @@ def test_an_admin_port_is_a_port_of_its_own(start, keyring):
     assert gateway.get("admin", "/healthz")[0] == 200
     assert gateway.get("admin", "/readyz")[0] == 503  # there is no Triton
     assert "eagleeye_inflight" in gateway.get("admin", "/metrics")[1]
+    (triton,) = json.loads(gateway.get("admin", "/v1/triton")[1])["endpoints"]
+    assert (triton["endpoint"], triton["state"]) == ("127.0.0.1:1", "lost")
     assert gateway.get("admin", "/v1/models")[0] == 404
+    assert gateway.get("rest", "/v1/triton")[0] in {401, 404}
     assert gateway.get("rest", "/healthz")[0] == 404
 
 
@@ -219,3 +224,102 @@ def test_no_key_gets_into_logs_or_metrics(start, keyring):
     for secret in (known, unknown):
         assert secret not in gateway.output
         assert secret not in metrics
+
+
+@pytest.fixture
+def authority(tmp_path):
+    return Authority(tmp_path / "authority")
+
+
+def ask_rest(gateway, trusted, pair=None):
+    """Status of a GET over TLS."""
+    context = ssl.create_default_context(cadata=trusted.pem.decode())
+    if pair:
+        context.load_cert_chain(pair.certificate, pair.key)
+    with urllib.request.urlopen(gateway.addresses["rest"] + "/v2/health/live", timeout=10, context=context) as response:
+        return response.status
+
+
+def ask_grpc(gateway, trusted, pair=None):
+    """Whether it says that it lives, over TLS."""
+    given = (pair.key.read_bytes(), pair.certificate.read_bytes()) if pair else (None, None)
+    with grpc.secure_channel(gateway.addresses["grpc"], grpc.ssl_channel_credentials(trusted.pem, *given)) as channel:
+        rpc = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+        return rpc.ServerLive(service_pb2.ServerLiveRequest(), timeout=10).live
+
+
+def shown(gateway, face):
+    """The certificate that a face shows."""
+    host, _, port = gateway.addresses[face].removeprefix("https://").rpartition(":")
+    return ssl.get_server_certificate((host, int(port)), timeout=10)
+
+
+def test_one_set_of_files_serves_both_faces_with_tls(start, authority):
+    """A renewal is taken up while the gateway runs; the admin port stays as it is."""
+    pair, renewed = authority.issue(), authority.issue()
+    gateway = start("--tls-certificate", pair.certificate, "--tls-key", pair.key, "--admin-port", "0")
+    assert ask_rest(gateway, authority) == 200
+    assert ask_grpc(gateway, authority)
+    assert gateway.get("admin", "/healthz")[0] == 200
+    pair.key.write_bytes(renewed.key.read_bytes())
+    pair.certificate.write_bytes(renewed.certificate.read_bytes())
+    deadline = time.monotonic() + 20
+    for face in ("rest", "grpc"):
+        while not renewed.certificate.read_text().startswith(shown(gateway, face)):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+
+
+def test_mutual_tls_opens_an_address_to_those_with_a_certificate(start, authority, tmp_path):
+    """It needs neither keys nor --insecure, and lets nobody else in."""
+    pair, clients = authority.issue(), Authority(tmp_path / "clients")
+    files = ("--tls-certificate", pair.certificate, "--tls-key", pair.key, "--tls-client-ca", clients.path)
+    gateway = start(*files, "--http-host", "127.0.0.1", "--grpc-host", "127.0.0.1")
+    refuse_open_doors(
+        ServingSettings(
+            http_host="0.0.0.0", tls_certificate=pair.certificate, tls_key=pair.key, tls_client_ca=clients.path
+        )
+    )
+    assert ask_rest(gateway, authority, clients.issue()) == 200
+    assert ask_grpc(gateway, authority, clients.issue())
+    with pytest.raises(OSError, match=r"certificate required|EOF|reset|closed"):
+        ask_rest(gateway, authority)
+    with pytest.raises(grpc.RpcError):
+        ask_grpc(gateway, authority)
+
+
+def test_tls_alone_does_not_open_an_address(authority):
+    """Whoever may listen is one thing, who may ask another."""
+    pair = authority.issue()
+    settings = ServingSettings(http_host="0.0.0.0", tls_certificate=pair.certificate, tls_key=pair.key)
+    with pytest.raises(click.ClickException, match="--tls-client-ca"):
+        refuse_open_doors(settings)
+
+
+@pytest.mark.parametrize(
+    "given, says",
+    [
+        ({"--tls-key": "key"}, "--tls-certificate and --tls-key go together"),
+        ({"--tls-certificate": "certificate"}, "--tls-certificate and --tls-key go together"),
+        ({"--tls-client-ca": "certificate"}, "--tls-client-ca needs --tls-certificate and --tls-key"),
+        ({"--tls-certificate": "absent", "--tls-key": "key"}, "can't be read: No such file or directory"),
+        ({"--tls-certificate": "key", "--tls-key": "key"}, "holds no certificate in PEM form"),
+        ({"--tls-certificate": "certificate", "--tls-key": "other"}, "does not belong to the certificate"),
+    ],
+)
+def test_wrong_tls_files_stop_the_start(authority, tmp_path, given, says):
+    """In one line that says what is wrong."""
+    pair, other = authority.issue(), authority.issue()
+    files = {"certificate": pair.certificate, "key": pair.key, "other": other.key, "absent": tmp_path / "absent"}
+    line = refusal(*COMMAND, *(f"{option}={files[name]}" for option, name in given.items()))
+    assert line.startswith("Error: ")
+    assert says in line
+
+
+def test_up_with_mutual_tls_needs_an_admin_port(authority, tmp_path):
+    """Nobody gave `eagleeye up` a certificate with which to ask."""
+    pair, state = authority.issue(), tmp_path / "state"
+    files = ("--tls-certificate", pair.certificate, "--tls-key", pair.key, "--tls-client-ca", authority.path)
+    line = refusal(sys.executable, "-m", "eagleeye", "up", *files, "--state-directory", state)
+    assert line.startswith("Error: --tls-client-ca needs --admin-port")
+    assert not state.exists()

@@ -1,12 +1,15 @@
 """Foreign gRPC clients against the live platform: they work unchanged, and see what REST's callers see."""
 
 import asyncio
+import json
 
 import grpc
 import numpy as np
 import pytest
 import tritonclient.grpc as triton_grpc
 import tritonclient.grpc.aio as triton_grpc_aio
+from google.protobuf.descriptor_pool import DescriptorPool
+from google.protobuf.message_factory import GetMessageClass
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 from tritonclient.utils import InferenceServerException
@@ -63,6 +66,66 @@ async def test_parameters_and_requested_outputs_are_obeyed(address, board, expec
         )
     assert result.as_numpy("scores").tolist() == expected[2][:2]
     assert result.as_numpy("boxes") is None
+
+
+async def test_tritons_own_options_are_taken(address, board, expected):
+    """Those that its clients put into the request: a timeout in microseconds, and those of sequences."""
+    options = {"timeout": 20_000_000, "sequence_id": 7, "sequence_start": True, "sequence_end": True}
+
+    def infer():
+        with triton_grpc.InferenceServerClient(address) as client:
+            return client.infer(MODEL, [image_input(board)], client_timeout=30, **options)
+
+    assert detections(await asyncio.to_thread(infer)) == expected
+    async with triton_grpc_aio.InferenceServerClient(address) as client:
+        assert detections(await client.infer(MODEL, [image_input(board)], client_timeout=30, **options)) == expected
+        with pytest.raises(InferenceServerException) as caught:
+            await client.infer(MODEL, [image_input(board)], timeout=1)
+    assert caught.value.status() == "StatusCode.DEADLINE_EXCEEDED"
+
+
+@pytest.mark.parametrize("coding", ["gzip", "deflate"])
+async def test_requests_may_be_compressed(address, board, expected, coding):
+    """By both of the clients."""
+
+    def infer():
+        with triton_grpc.InferenceServerClient(address) as client:
+            return client.infer(MODEL, [image_input(board)], compression_algorithm=coding)
+
+    assert detections(await asyncio.to_thread(infer)) == expected
+    async with triton_grpc_aio.InferenceServerClient(address) as client:
+        result = await client.infer(MODEL, [image_input(board)], compression_algorithm=coding)
+    assert detections(result) == expected
+
+
+async def test_the_client_reads_configs_and_the_index(address):
+    """As it reads Triton's own."""
+    async with triton_grpc_aio.InferenceServerClient(address) as client:
+        config = (await client.get_model_config(MODEL)).config
+        index = await client.get_model_repository_index()
+    assert [each.name for each in config.input] == ["image"]
+    assert "open" in json.loads(config.parameters["labels"].string_value)
+    assert config.parameters["variant"].string_value == "Ns"
+    assert [(each.name, each.version, each.state) for each in index.models] == [(MODEL, "1", "READY")]
+
+
+def test_a_call_without_any_stub(address, board, expected):
+    """As grpcurl makes it: services, the call and its messages are learnt by reflection."""
+    with grpc.insecure_channel(address) as channel:
+        database = ProtoReflectionDescriptorDatabase(channel)
+        (name,) = [service for service in database.get_services() if service.endswith("InferenceService")]
+        call = DescriptorPool(database).FindServiceByName(name).FindMethodByName("ModelInfer")
+        to_request, to_response = (GetMessageClass(each) for each in (call.input_type, call.output_type))
+        tensor = {"name": "image", "datatype": "BYTES", "shape": [1], "contents": {"bytes_contents": [board]}}
+        infer = channel.unary_unary(
+            f"/{name}/{call.name}",
+            request_serializer=to_request.SerializeToString,
+            response_deserializer=to_response.FromString,
+        )
+        response = infer(to_request(model_name=MODEL, inputs=[tensor]), timeout=30)
+    raw = dict(zip([output.name for output in response.outputs], response.raw_output_contents, strict=True))
+    assert np.frombuffer(raw["class_ids"], np.int32).tolist() == expected[1]
+    assert np.frombuffer(raw["boxes"], np.float32).reshape(-1, 4).tolist() == expected[3]
 
 
 async def test_an_error_reaches_the_client_as_its_status(address):

@@ -66,14 +66,20 @@ async def test_the_blocking_client_reads_metadata(blocking):
     def look(client):
         ready = client.is_server_live(), client.is_server_ready(), client.is_model_ready(MODEL)
         versions = client.is_model_ready(MODEL, "1"), client.is_model_ready(MODEL, "9"), client.is_model_ready("other")
-        about, model = client.get_server_metadata(), client.get_model_metadata(MODEL)
-        return ready, versions, about, model, client.get_model_repository_index()
+        about, model, config = (
+            client.get_server_metadata(),
+            client.get_model_metadata(MODEL),
+            client.get_model_config(MODEL),
+        )
+        return ready, versions, about, model, config, client.get_model_repository_index()
 
-    ready, versions, about, model, index = await blocking(look)
+    ready, versions, about, model, config, index = await blocking(look)
     assert ready == (True, True, True)
     assert versions == (True, False, False)
     assert (about["name"], "binary_tensor_data" in about["extensions"]) == ("eagleeye", True)
-    assert [each["name"] for each in (*model["inputs"], *model["outputs"])] == ["image", *OUTPUTS]
+    assert [each["name"] for each in (*model["inputs"], *model["outputs"])] == ["image", *OUTPUTS, "image_wh"]
+    assert [each["name"] for each in config["input"]] == ["image"]
+    assert config["parameters"]["variant"] == {"string_value": "Ns"}
     assert index == [{"name": MODEL, "version": "1", "state": "READY", "reason": ""}]
 
 
@@ -150,6 +156,14 @@ async def test_several_images_with_parameters(client, board, expected):
     assert result.get_response()["id"] == "mine"
 
 
+async def test_tritons_own_options_are_taken(blocking, client, board, expected):
+    """Those that its clients put into the request: a timeout in microseconds, and those of sequences."""
+    options = {"timeout": 20_000_000, "sequence_id": 7, "sequence_start": True, "sequence_end": True}
+    result = await blocking(lambda client: client.infer(MODEL, [image_input(board)], **options))
+    assert detections(result) == expected
+    assert detections(await client.infer(MODEL, [image_input(board)], **options)) == expected
+
+
 async def test_an_error_reaches_the_blocking_client(blocking):
     """Its status, and the text that says what is allowed."""
 
@@ -187,7 +201,7 @@ async def test_the_kserve_client_finds_what_detect_finds(platform, board, expect
     assert seen["ready"] == {"server": [True, True], "model": True, "unknown": False}
     assert seen["models"] == [MODEL]
     assert seen["server"]["name"] == "eagleeye"
-    assert [each["name"] for each in seen["model"]["outputs"]] == list(OUTPUTS)
+    assert [each["name"] for each in seen["model"]["outputs"]] == [*OUTPUTS, "image_wh"]
     labels, *numbers = expected
     assert seen["found"] == [[[label.decode() for label in labels], *numbers]] * 4
     assert seen["refused"] == 415

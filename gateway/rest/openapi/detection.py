@@ -9,6 +9,7 @@ from urllib.parse import quote
 from gateway import parameters
 from gateway.batch import MAX_IMAGES
 from gateway.detector import MAX_DETECTIONS, Query
+from gateway.priority import Priority
 from gateway.rest import detect
 from gateway.rest.openapi.parts import (
     BYTES,
@@ -169,6 +170,12 @@ def _parameters(timeout_seconds: float) -> dict[str, Schema]:
             minimum=1,
             maximum=parameters.MAX_TIMEOUT_MS,
             default=round(timeout_seconds * 1e3),
+        ),
+        "priority": of(
+            "string",
+            "How urgent it is where requests have to wait; a key says how much is allowed.",
+            enum=[each.value for each in Priority],
+            default=Priority.NORMAL.value,
         ),
         "format": of("string", "Form of the answer.", enum=[each.value for each in Format]),
         "image_id": of("integer", "Id of the first image in `coco` rows.", minimum=0, maximum=MAX_IMAGE_ID, default=0),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from gateway import oip, parameters
 from gateway.batch import MAX_IMAGES
 from gateway.detector import MAX_DETECTIONS
+from gateway.priority import Priority
 from gateway.rest.inference_messages import JSON_LENGTH
 from gateway.rest.openapi.parts import (
     BYTES,
@@ -87,7 +88,7 @@ def _server(subject: Subject) -> dict[str, Any]:
 
 
 def _of_model(subject: Subject, version: str) -> dict[str, Any]:
-    """The three operations of a model, or of one version of it."""
+    """The operations of a model, or of one version of it."""
     path, suffix = _MODEL + version, "OfVersion" if version else ""
     named = [in_path("name", of("string", "Name of the model.", minLength=1), subject.model.name)]
     real = path.replace("{name}", subject.name).replace("{version}", str(subject.model.latest))
@@ -114,10 +115,20 @@ def _of_model(subject: Subject, version: str) -> dict[str, Any]:
         )
 
     metadata = json_answer("Its tensors; -1 is any size.", ref("ModelMetadata"), oip.model_metadata(subject.model))
+    config = json_answer("As Triton has it.", ref("ModelConfig"), oip.model_config(subject.model))
     ready = json_answer("It is.", ref("ModelReady"), {"name": subject.model.name, "ready": True})
     of_version = " of one version" if version else ""
     return {
         path: {"get": operation(path, real, "modelMetadata", f"The tensors of a model{of_version}", metadata)},
+        f"{path}/config": {
+            "get": operation(
+                f"{path}/config",
+                f"{real}/config",
+                "modelConfig",
+                f"The config of a model{of_version}, as Triton tells it",
+                config,
+            )
+        },
         f"{path}/ready": {
             "get": operation(
                 f"{path}/ready", f"{real}/ready", "modelReady", f"Whether a model{of_version} is served", ready
@@ -143,7 +154,8 @@ def _of_model(subject: Subject, version: str) -> dict[str, Any]:
 _DESCRIPTION: Final = inspect.cleandoc(f"""
     The input `{oip.IMAGE}` holds N encoded images, 1 to {MAX_IMAGES}: in JSON as base64 texts, or as binary data
     after the JSON. The outputs hold the detections of all images in a row; `num_detections` says how many belong to
-    each image. One image that is refused fails the request.
+    each image. One image that is refused fails the request. `{oip.IMAGE_WH}`, width and height of each image, comes
+    only if `outputs` names it.
 
     Binary data (the extension `binary_tensor_data`): the input has the parameter `binary_data_size` in place of `data`,
     the header `{JSON_LENGTH}` says how long the JSON is, and after it comes each image, its length before it as 4
@@ -187,6 +199,7 @@ def _inferred(subject: Subject) -> dict[str, Any]:
                 "data": data[name],
             }
             for name, (datatype, shape) in oip.OUTPUTS.items()
+            if name in oip.DEFAULT_OUTPUTS
         ],
     }
     content = {"schema": ref("InferResponse"), "example": example}
@@ -245,6 +258,7 @@ def schemas(_: Subject) -> dict[str, Schema]:
             inputs=listed(tensor, "What it takes."),
             outputs=listed(tensor, "What it gives."),
         ),
+        "ModelConfig": _config(name),
         "ModelReady": record("A model is served.", name=name, ready=of("boolean", "Always true.", const=True)),
         "InferRequest": {
             **of("object", "Encoded images, and what to find in them."),
@@ -267,7 +281,7 @@ def schemas(_: Subject) -> dict[str, Schema]:
                         },
                         "required": ["name"],
                     },
-                    "The outputs to send, each once, in this order; left out, all.",
+                    f"The outputs to send, each once, in this order; left out, all but `{oip.IMAGE_WH}`.",
                     maxItems=len(oip.OUTPUTS),
                 ),
             },
@@ -302,6 +316,27 @@ def schemas(_: Subject) -> dict[str, Schema]:
     }
 
 
+def _config(name: Schema) -> Schema:
+    data_type, dims = of("string", "Of its elements."), listed({"type": "integer"}, "Sizes; -1 is any.")
+    tensor = record("A tensor.", name=of("string", "Its name."), data_type=data_type, dims=dims)
+    value = record("A parameter.", string_value=of("string", "Its value."))
+    return record(
+        "What Triton's clients want to know of a model.",
+        name=name,
+        platform=of("string", "Who serves it."),
+        backend=of("string", "Who serves it."),
+        max_batch_size=of("integer", "Always 0: the number of images is part of the shape.", const=0),
+        input=listed(tensor, "What it takes."),
+        output=listed(tensor, "What it gives."),
+        parameters=of(
+            "object",
+            "`labels` and `input_wh` as JSON, the default `score_threshold` and `iou_threshold`, and what its export "
+            "noted, such as variant or precision.",
+            additionalProperties=value,
+        ),
+    )
+
+
 def _input() -> Schema:
     """The one input in JSON; with binary data it is another, which the text tells."""
     return {
@@ -334,6 +369,18 @@ def _parameters() -> Schema:
             "classes": of("string", "Labels or ids, separated by commas.", minLength=1),
             "agnostic_nms": of("boolean", "See there."),
             "timeout_ms": of("number", "See there.", minimum=1, maximum=parameters.MAX_TIMEOUT_MS),
+            "timeout": of(
+                "integer",
+                "The same in microseconds, as Triton has it, 0 for none; of the two the shorter one holds.",
+                minimum=0,
+            ),
+            "sequence_id": of(["integer", "string"], "Triton's; without effect here."),
+            "sequence_start": of("boolean", "Triton's; without effect here."),
+            "sequence_end": of("boolean", "Triton's; without effect here."),
+            "priority": {
+                "description": "See there; or Triton's number, from 1 for the highest, 0 for the default.",
+                "enum": [*(each.value for each in Priority), 0, *(each.rank for each in Priority)],
+            },
             "binary_data_output": of(["boolean", "null"], "Whether outputs come as binary data if they don't say so."),
         },
         "additionalProperties": False,

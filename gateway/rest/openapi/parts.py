@@ -82,8 +82,9 @@ PROBLEMS: Final = {
         "Triton's answer for 'my_model' breaks the model's contract",
     ),
     "overloaded": Explained(
-        "As many images are in work as allowed. `Retry-After` says when to come back.",
-        "64 images are being worked on, the most that is accepted",
+        "So many images wait that this one would be answered too late, or they hold as much memory as allowed. "
+        "`Retry-After` says when to come back.",
+        "the image's turn would come after 1840 ms, too late for an answer within the 1000 ms that the request allows",
     ),
     "triton_unavailable": Explained(
         "No Triton can be reached, or it could not run the model.",
