@@ -27,6 +27,8 @@ class Model:
         score_threshold: used when the caller names none.
         iou_threshold: used when the caller names none.
         facts: further parameters for people, such as variant, precision or measured mAP.
+        batch_size: how many images it pays to give to one Triton together.
+        default_version: the version that serves a caller who names none; the newest when None.
     """
 
     name: str
@@ -38,10 +40,12 @@ class Model:
     score_threshold: float
     iou_threshold: float
     facts: dict[str, str]
+    batch_size: int = 1
+    default_version: int | None = None
 
     @property
     def latest(self) -> int:
-        """The version that serves a caller who names none."""
+        """The newest version."""
         return self.versions[-1]
 
 
@@ -64,4 +68,6 @@ def find(models: Mapping[str, Model], name: str | None, version: int | None) -> 
     model = models[name]
     if version is not None and version not in model.versions:
         raise ModelNotFound(f"{name} has no version {version}; served are: {', '.join(map(str, model.versions))}")
-    return model, model.latest if version is None else version
+    if version is None:
+        version = model.latest if model.default_version is None else model.default_version
+    return model, version

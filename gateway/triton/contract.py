@@ -22,6 +22,8 @@ BOXES: Final = "boxes"
 SCORES: Final = "scores"
 CLASS_IDS: Final = "class_ids"
 
+_CPU_BACKEND: Final = "onnxruntime"
+_CPU_BATCH: Final = 4
 _DEFAULT_SCORE_THRESHOLD: Final = 0.4
 _DEFAULT_IOU_THRESHOLD: Final = 0.7
 _READ: Final = {"labels", "resize", "score_threshold", "iou_threshold"}
@@ -52,8 +54,18 @@ def parse_model(config: model_config_pb2.ModelConfig, versions: Iterable[int]) -
         resize=_resize_mode(parameters),
         score_threshold=_threshold(parameters, "score_threshold", _DEFAULT_SCORE_THRESHOLD),
         iou_threshold=_threshold(parameters, "iou_threshold", _DEFAULT_IOU_THRESHOLD),
+        batch_size=_batch_size(config),
         facts={key: value for key, value in sorted(parameters.items()) if key not in _READ},
     )
+
+
+def _batch_size(config: model_config_pb2.ModelConfig) -> int:
+    """A full batch for each instance. ONNX Runtime on a processor gains next to nothing by more than a few images."""
+    groups = config.instance_group
+    instances = max(1, sum(int(group.count) for group in groups))
+    is_on_cpu = bool(groups) and all(group.kind == model_config_pb2.ModelInstanceGroup.KIND_CPU for group in groups)
+    batch_size = max(1, int(config.max_batch_size))
+    return instances * (min(batch_size, _CPU_BATCH) if is_on_cpu and config.backend == _CPU_BACKEND else batch_size)
 
 
 def _dims(

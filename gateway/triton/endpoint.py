@@ -4,71 +4,88 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import TYPE_CHECKING, Final, Self
+import time
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import grpc
-import numpy as np
 import structlog
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from gateway import tracing
-from gateway.detections import RawPredictions
-from gateway.errors import (
-    GatewayError,
-    InvalidPrediction,
-    ModelNotFound,
-    Overloaded,
-    TritonUnavailable,
-)
-from gateway.model import find
-from gateway.triton.contract import BOXES, CLASS_IDS, IMAGES, SCORES, ContractError, parse_model
+from gateway.errors import InvalidPrediction
+from gateway.triton.contract import ContractError, parse_model
+from gateway.triton.failure import CallFailed, Reason, could_not_run, is_stopping, read_failure
+from gateway.triton.health import Health, State
+from gateway.triton.messages import predictions
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
     from types import TracebackType
 
-    from numpy.typing import NDArray
-
     from gateway.deadline import Deadline
-    from gateway.image import UInt8Array
+    from gateway.detections import RawPredictions
     from gateway.metrics import Metrics
     from gateway.model import Model
 
 _PROBE_INTERVAL_SECONDS: Final = 0.5
 _PROBE_TIMEOUT_SECONDS: Final = 1.0  # with the interval: a Triton that stalls is known to within 1.5 s
+_LATE_SECONDS: Final = 0.25  # our own loop came so much too late: what seems a stall of Triton may be ours
 _CHANNEL_OPTIONS: Final = (
     ("grpc.max_receive_message_length", -1),
     ("grpc.max_send_message_length", -1),
-    # gRPC's own pace, up to two minutes between attempts, would leave a restarted Triton idle for as long
-    ("grpc.initial_reconnect_backoff_ms", 200),
-    ("grpc.max_reconnect_backoff_ms", 1000),
+    # gRPC's own pace, up to two minutes between attempts, would leave a restarted Triton idle for as long; and an
+    # attempt would get 20 s, while a pod's address that nobody answers at yet may work the next moment
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 1000),
+    ("grpc.max_reconnect_backoff_ms", 500),
+    ("grpc.dns_min_time_between_resolutions_ms", 1000),  # 30 s by itself: a restarted pod's name has a new address
     ("grpc.keepalive_time_ms", 10_000),  # notices a machine that vanished without a word
     ("grpc.keepalive_timeout_ms", 2_000),
+    ("grpc.use_local_subchannel_pool", 1),  # an endpoint that went and came again does not inherit a broken connection
+    ("grpc.enable_http_proxy", 0),  # a proxy for the world outside can't reach a pod
 )
-_NOT_READY: Final = "not at ready state"  # how Triton words it; the same status may mean that Triton is gone
-_DTYPES: Final = {"FP32": np.dtype(np.float32), "INT32": np.dtype(np.int32)}
 
 _log = structlog.get_logger()
 
 
 class Endpoint:
-    """The predictor on one Triton at `url` (`host:port` of its gRPC service).
+    """The Triton whose gRPC service is at `address` (`host:port`).
 
-    While entered, it probes which detectors are ready twice a second. `find` never waits: a Triton that is away
-    makes requests fail at once, and they succeed again by themselves when it is back.
+    While entered, it probes twice a second which detectors are ready, and `on_change` is called whenever it becomes
+    better or worse for calls; `on_loss` with the number of its calls when these are as good as lost.
     """
 
-    def __init__(self, url: str, metrics: Metrics) -> None:
-        self.url = url
-        self.models: dict[str, Model] = {}
+    def __init__(
+        self,
+        address: str,
+        metrics: Metrics,
+        on_change: Callable[[], None] = lambda: None,
+        on_loss: Callable[[int], None] = lambda _: None,
+    ) -> None:
+        self.address = address
+        self.models: Mapping[str, Model] = {}
+        """What it serves now; empty unless it is ready."""
+        self.last_models: Mapping[str, Model] = {}
+        """What it served when it was ready for the last time."""
+        self.ready_at = float("-inf")
+        """When that was, in seconds of `time.monotonic`."""
+        self.health = Health()
+        self._metrics = metrics
+        self._on_change = on_change
+        self._on_loss = on_loss
         self._refused: dict[str, str] = {}  # models that are no detectors, and why: said once, not with every probe
-        self._up = metrics.endpoint_up.labels(url)
+        self._calls: dict[grpc.aio.Call, tuple[Model, int]] = {}
+        self._taken_back: set[grpc.aio.Call] = set()
+        self._probed = asyncio.Event()
         self._probe_now = asyncio.Event()
+        self._up = metrics.endpoint_up.labels(address)
+        self._up.set(0)
 
     async def __aenter__(self) -> Self:
-        self._channel = grpc.aio.insecure_channel(self.url, options=_CHANNEL_OPTIONS)
+        self._channel = grpc.aio.insecure_channel(self.address, options=_CHANNEL_OPTIONS)
         self._triton = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
-        await self._probe()
-        self._watching = asyncio.create_task(self._watch(), name=f"watch {self.url}")
+        self._watching = asyncio.create_task(self._watch(), name=f"watch {self.address}")
+        await self._probed.wait()
         return self
 
     async def __aexit__(
@@ -78,68 +95,182 @@ class Endpoint:
         await asyncio.gather(self._watching, return_exceptions=True)
         await self._channel.close()
 
-    def find(self, name: str | None, version: int | None) -> tuple[Model, int]:
-        """See `gateway.detector.Predictor.find`."""
-        return find(self.models, name, version)
+    # what the balancer asks
 
-    async def predict(self, model: Model, version: int, tensor: UInt8Array, deadline: Deadline) -> RawPredictions:
-        """See `gateway.detector.Predictor.predict`."""
-        request = _infer_request(model, version, tensor)
-        try:
-            response = await self._triton.ModelInfer(
-                request, timeout=deadline.remaining_seconds(), metadata=tuple(tracing.headers().items())
-            )
-        except grpc.aio.AioRpcError as error:
-            raise self._translate(error, model, deadline) from error
-        try:
-            return _predictions(response, model)
-        except ValueError as error:
-            _log.error("invalid prediction", endpoint=self.url, model=model.name, version=version, reason=str(error))
-            raise InvalidPrediction(f"Triton's answer for {model.name} breaks the model contract") from error
+    @property
+    def is_ejected(self) -> bool:
+        """See `gateway.triton.balancer.Candidate`."""
+        return self.health.is_ejected
 
-    def _translate(self, error: grpc.aio.AioRpcError, model: Model, deadline: Deadline) -> GatewayError:
-        """What a failed inference means to the caller. Triton's own words go to the log, not to the answer."""
-        match error.code():
-            case grpc.StatusCode.DEADLINE_EXCEEDED:
-                return deadline.exceeded()
-            case grpc.StatusCode.NOT_FOUND:
-                self._probe_now.set()
-                return ModelNotFound(f"{model.name} is no longer served")
-            case grpc.StatusCode.UNAVAILABLE if _NOT_READY in (error.details() or ""):
-                self._probe_now.set()
-                return TritonUnavailable(f"that version of {model.name} has just been replaced; try again")
-            case grpc.StatusCode.RESOURCE_EXHAUSTED:
-                return Overloaded(f"Triton's queue for {model.name} is full", retry_after_seconds=1)
-        _log.error(
-            "inference failed", endpoint=self.url, model=model.name, status=error.code().name, reason=error.details()
+    @property
+    def ejections(self) -> int:
+        """See `gateway.triton.balancer.Candidate`."""
+        return self.health.ejections
+
+    @property
+    def share(self) -> float:
+        """See `gateway.triton.balancer.Candidate`."""
+        return self.health.share
+
+    @property
+    def outstanding(self) -> int:
+        """See `gateway.triton.balancer.Candidate`."""
+        return self.health.outstanding
+
+    async def infer(
+        self, request: service_pb2.ModelInferRequest, model: Model, version: int, deadline: Deadline
+    ) -> RawPredictions:
+        """Run one inference.
+
+        Raises:
+            CallFailed: there is no answer, or it is not as it must be.
+        """
+        start = time.monotonic()
+        call = self._triton.ModelInfer(
+            request, timeout=deadline.remaining_seconds(), metadata=tuple(tracing.headers().items())
         )
-        if error.code() is grpc.StatusCode.UNAVAILABLE:
-            self._lose("the connection broke")
-        return TritonUnavailable(f"Triton could not run {model.name}; try again shortly")
+        outcome = "cancelled"
+        with self._counted(call, model, version):
+            try:
+                response = await call
+                result = self._read(response, model, version)
+                self.health.answered(time.monotonic() - start)
+                outcome = "ok"
+            except grpc.aio.AioRpcError as error:
+                failure = self._judge(error, model, deadline, time.monotonic() - start)
+                outcome = failure.reason
+                raise failure from error
+            except CallFailed as failure:
+                outcome = failure.reason
+                raise
+            except asyncio.CancelledError:
+                if call not in self._taken_back or _is_cancelled():
+                    raise
+                outcome = Reason.STALLED
+                raise CallFailed(Reason.STALLED, could_not_run(model)) from None
+            finally:
+                self._metrics.triton_requests.labels(self.address, outcome).inc()
+        return result
+
+    def take_back(self, is_served_elsewhere: Callable[[Model, int], bool]) -> None:
+        """Cancel the calls that others can answer: they fail as stalled."""
+        for call, (model, version) in list(self._calls.items()):
+            if call not in self._taken_back and is_served_elsewhere(model, version):
+                self._taken_back.add(call)
+                call.cancel()
+
+    def drain(self, *, is_draining: bool) -> None:
+        """Take no new calls from now on, or take them again."""
+        self.health.is_draining = is_draining
+        self._on_change()
+
+    def describe(self) -> dict[str, Any]:
+        """What operators get to know of it."""
+        health = self.health
+        return {
+            "endpoint": self.address,
+            "state": health.state,
+            "reason": health.reason or None,
+            "models": {name: [str(version) for version in self.models[name].versions] for name in sorted(self.models)},
+            "outstanding": health.outstanding,
+            "share": round(health.share, 3) if health.state in {State.WARMING, State.SERVING} else 0.0,
+            "latency_ms": None if health.latency_seconds is None else round(health.latency_seconds * 1e3, 3),
+            "ejections": health.ejections,
+        }
+
+    @contextlib.contextmanager
+    def _counted(self, call: grpc.aio.Call, model: Model, version: int) -> Iterator[None]:
+        outstanding = self._metrics.triton_outstanding.labels(self.address)
+        self._calls[call] = (model, version)
+        self.health.began()
+        outstanding.set(self.health.outstanding)
+        try:
+            yield
+        finally:
+            self.health.ended()
+            outstanding.set(self.health.outstanding)
+            del self._calls[call]
+            self._taken_back.discard(call)
+
+    def _read(self, response: service_pb2.ModelInferResponse, model: Model, version: int) -> RawPredictions:
+        try:
+            return predictions(response, model)
+        except ValueError as error:
+            self._failed("an answer that breaks the model contract", model, version=version, reason=str(error))
+            broken = InvalidPrediction(f"Triton's answer for {model.name} breaks the model contract")
+            raise CallFailed(Reason.INVALID, broken) from error
+
+    def _judge(self, error: grpc.aio.AioRpcError, model: Model, deadline: Deadline, seconds: float) -> CallFailed:
+        """What a failed inference says about this Triton, and means for the call."""
+        if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+            if self.health.timed_out(seconds):
+                self._ejected()
+            return CallFailed(Reason.DEADLINE, deadline.exceeded())
+        failure = read_failure(error, model)
+        match failure.reason:
+            case Reason.CONNECTION:
+                if self.health.is_serving:  # the first call that breaks counts; all others break with it
+                    self._lose("the connection broke")
+                    self._fail(error.details() or error.code().name)
+                self._probe_now.set()
+            case Reason.STOPPING:
+                self.health.progressed()
+                self._leave("it is stopping")
+            case Reason.ERROR:
+                self._failed("an error", model, status=error.code().name, reason=error.details())
+            case Reason.REPLACED | Reason.NOT_FOUND:
+                self.health.progressed()
+                self._probe_now.set()
+            case _:
+                self.health.progressed()
+        return failure
+
+    def _failed(self, what: str, model: Model, **fields: object) -> None:
+        """An inference went wrong here in a way that is told. Triton's own words go to the log, not to the answer."""
+        _log.error("inference failed", endpoint=self.address, model=model.name, **fields)
+        self.health.progressed()
+        self._fail(what)
+
+    def _fail(self, reason: str) -> None:
+        if self.health.failed(reason):
+            self._ejected()
 
     async def _watch(self) -> None:
+        await self._probe()
+        self._probed.set()
         while True:
+            start = time.monotonic()
             # not `wait_for`: in Python 3.11 it loses a cancellation that comes together with the event
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_PROBE_INTERVAL_SECONDS):
                     await self._probe_now.wait()
             self._probe_now.clear()
+            is_late = time.monotonic() - start > _PROBE_INTERVAL_SECONDS + _LATE_SECONDS
+            if not is_late and self.health.stalls():
+                self._on_loss(self.health.outstanding)
+                self._ejected()
             await self._probe()
 
     async def _probe(self) -> None:
         """Bring `models` up to date. Whatever Triton answers, the next probe comes."""
+        start = time.monotonic()
         try:
             self._serve(await self._look())
         except grpc.aio.AioRpcError as error:
-            self._lose(error.details() or error.code().name)
+            if is_stopping(error):
+                self._leave("it is stopping, or loads its models")
+            elif error.code() is not grpc.StatusCode.DEADLINE_EXCEEDED:
+                self._lose(error.details() or error.code().name)
+            elif not self.health.has_progressed_since(start) and not _is_late(start):
+                self._lose(f"no answer to a probe within {_PROBE_TIMEOUT_SECONDS:g} s", is_stalled=True)
         except Exception:  # noqa: BLE001 (an answer that nobody thought of must not end the watch)
-            _log.exception("unexpected error", endpoint=self.url)
-            self._lose("its answer to the probe was not understood")
+            _log.exception("unexpected error", endpoint=self.address)
+            self._leave("its answer to the probe was not understood")
 
     async def _look(self) -> dict[str, Model]:
         """Ask which models are ready, and read their configs: one may change while its version stays."""
         ready = await self._ready_versions()
-        models = {name: await self._read(name, versions) for name, versions in ready.items()}
+        models = {name: await self._read_config(name, versions) for name, versions in ready.items()}
         return {name: model for name, model in models.items() if model is not None}
 
     async def _ready_versions(self) -> dict[str, tuple[int, ...]]:
@@ -151,7 +282,7 @@ class Endpoint:
             name: tuple(sorted(int(entry.version) for entry in index.models if entry.name == name)) for name in names
         }
 
-    async def _read(self, name: str, versions: tuple[int, ...]) -> Model | None:
+    async def _read_config(self, name: str, versions: tuple[int, ...]) -> Model | None:
         """The model's contract, or None for a model that is no detector: it is Triton's, and not ours to serve."""
         request = service_pb2.ModelConfigRequest(name=name)
         response = await self._triton.ModelConfig(request, timeout=_PROBE_TIMEOUT_SECONDS)
@@ -159,59 +290,53 @@ class Endpoint:
             return parse_model(response.config, versions)
         except ContractError as error:
             if self._refused.get(name) != str(error):
-                _log.warning("model not served", endpoint=self.url, model=name, reason=str(error))
+                _log.warning("model not served", endpoint=self.address, model=name, reason=str(error))
             self._refused[name] = str(error)
             return None
 
     def _serve(self, models: dict[str, Model]) -> None:
-        if models != self.models:
+        if not models:
+            self._leave("it serves no detector")
+            return
+        is_news = self.health.ready()
+        if is_news or models != self.models:
             served = {name: list(model.versions) for name, model in sorted(models.items())}
-            _log.info("triton serves", endpoint=self.url, models=served)
-        self.models = models
-        self._up.set(bool(models))
+            _log.info("triton serves", endpoint=self.address, state=self.health.state, models=served)
+        is_news |= models != self.models
+        self.models = self.last_models = models
+        self.ready_at = time.monotonic()
+        self._up.set(1)
+        if is_news:
+            self._on_change()
 
-    def _lose(self, reason: str) -> None:
-        if self.models:
-            _log.warning("triton lost", endpoint=self.url, reason=reason)
+    def _leave(self, reason: str) -> None:
+        self._gone(self.health.unready(reason), reason)
+
+    def _lose(self, reason: str, *, is_stalled: bool = False) -> None:
+        is_news = self.health.lost(reason, is_stalled=is_stalled)
+        if is_news:
+            self._on_loss(self.health.outstanding)
+        self._gone(is_news, reason)
+
+    def _gone(self, is_news: bool, reason: str) -> None:
         self.models = {}
         self._up.set(0)
+        if is_news:
+            _log.warning(f"triton {self.health.state}", endpoint=self.address, reason=reason)
+            self._on_change()
+
+    def _ejected(self) -> None:
+        self._metrics.triton_ejections.labels(self.address).inc()
+        _log.warning("triton ejected", endpoint=self.address, reason=self.health.reason)
+        self._on_change()
 
 
-def _infer_request(model: Model, version: int, tensor: UInt8Array) -> service_pb2.ModelInferRequest:
-    return service_pb2.ModelInferRequest(
-        model_name=model.name,
-        model_version=str(version),
-        inputs=[
-            service_pb2.ModelInferRequest.InferInputTensor(name=IMAGES, datatype="UINT8", shape=(1, *tensor.shape))
-        ],
-        outputs=[
-            service_pb2.ModelInferRequest.InferRequestedOutputTensor(name=name) for name in (BOXES, SCORES, CLASS_IDS)
-        ],
-        raw_input_contents=[tensor.tobytes()],
-    )
+def _is_late(start: float) -> bool:
+    """Whether a probe that took its whole time was noticed too late, because our own loop was busy."""
+    return time.monotonic() - start > 2 * _PROBE_TIMEOUT_SECONDS + _LATE_SECONDS
 
 
-def _predictions(response: service_pb2.ModelInferResponse, model: Model) -> RawPredictions:
-    """Read and check Triton's answer for one image; an empty tensor is an error, not "no detections".
-
-    Raises:
-        ValueError: it breaks the contract; the message says how.
-    """
-    k = model.candidates
-    arrays = {
-        output.name: _array(output, raw)
-        for output, raw in zip(response.outputs, response.raw_output_contents, strict=True)
-    }
-    for name, shape in ((BOXES, (1, k, 4)), (SCORES, (1, k)), (CLASS_IDS, (1, k))):
-        if name not in arrays or arrays[name].shape != shape:
-            raise ValueError(f"{name} must have shape {shape}, got {arrays[name].shape if name in arrays else 'none'}")
-    class_ids = arrays[CLASS_IDS][0]
-    if class_ids.min() < 0 or class_ids.max() >= len(model.labels):
-        raise ValueError(f"class_ids reach from {class_ids.min()} to {class_ids.max()} of {len(model.labels)} labels")
-    return RawPredictions(arrays[BOXES][0], arrays[SCORES][0], class_ids)
-
-
-def _array(output: service_pb2.ModelInferResponse.InferOutputTensor, raw: bytes) -> NDArray[np.generic]:
-    if output.datatype not in _DTYPES:
-        raise ValueError(f"{output.name} has type {output.datatype}")
-    return np.frombuffer(raw, _DTYPES[output.datatype]).reshape(tuple(output.shape))
+def _is_cancelled() -> bool:
+    """Whether the task that runs has been cancelled, and not only what it waited for."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

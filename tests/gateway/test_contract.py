@@ -63,3 +63,20 @@ def test_what_is_no_detector_is_named(replacement, says):
     """The message says in which respect the contract is broken."""
     with pytest.raises(ContractError, match=says):
         parse_model(config(replacement), [1])
+
+
+@pytest.mark.parametrize(
+    "says, batch_size",
+    [
+        ("", 1),
+        ("max_batch_size: 16", 16),
+        ("max_batch_size: 16 instance_group { count: 2 kind: KIND_GPU }", 32),
+        ('max_batch_size: 16 backend: "onnxruntime" instance_group { count: 1 kind: KIND_GPU }', 16),
+        ('max_batch_size: 16 backend: "onnxruntime" instance_group { count: 2 kind: KIND_CPU }', 8),
+        ('max_batch_size: 2 backend: "onnxruntime" instance_group { count: 1 kind: KIND_CPU }', 2),
+        ('max_batch_size: 16 backend: "gpu_standin" instance_group { count: 1 kind: KIND_CPU }', 16),
+    ],
+)
+def test_how_many_images_it_pays_to_send_together(says, batch_size):
+    """A batch for each instance; on a processor, where a batch takes as long as its images, a few."""
+    assert parse_model(config(('name: "toy"\n', f'name: "toy"\n{says}\n')), [1]).batch_size == batch_size

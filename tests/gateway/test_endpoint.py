@@ -6,81 +6,21 @@ import contextlib
 import grpc
 import numpy as np
 import pytest
-from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from gateway.deadline import Deadline
 from gateway.errors import DeadlineExceeded, InvalidPrediction, ModelNotFound, Overloaded, TritonUnavailable
 from gateway.metrics import Metrics
+from gateway.model import find
 from gateway.triton.endpoint import Endpoint
+from gateway.triton.failure import CallFailed
+from gateway.triton.messages import infer_request
 from tests.gateway.test_contract import config
-
-SOON = 5.0
-
-
-class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
-    """Serves `toy` and answers what it is told to."""
-
-    def __init__(self):
-        self.ready = [("toy", "1"), ("toy", "3")]
-        self.configs = {"toy": config()}
-        self.outputs = {
-            "boxes": ("FP32", np.arange(20, dtype=np.float32).reshape(1, 5, 4)),
-            "scores": ("FP32", np.linspace(1, 0, 5, dtype=np.float32)[np.newaxis]),
-            "class_ids": ("INT32", np.array([[0, 1, 1, 0, 1]], np.int32)),
-        }
-        self.failure = None
-        self.infer = None
-        self.requests = []
-        self.remaining_seconds = None
-        self.go = asyncio.Event()
-        self.go.set()
-        self.cancelled = asyncio.Event()
-
-    async def RepositoryIndex(self, request, context):  # noqa: N802 (the service's names)
-        models = [
-            service_pb2.RepositoryIndexResponse.ModelIndex(name=name, version=version, state="READY")
-            for name, version in self.ready
-        ]
-        return service_pb2.RepositoryIndexResponse(models=models)
-
-    async def ModelConfig(self, request, context):  # noqa: N802
-        return service_pb2.ModelConfigResponse(config=self.configs[request.name])
-
-    async def ModelInfer(self, request, context):  # noqa: N802
-        if self.infer:
-            await self.infer(request, context)
-        self.requests.append(request)
-        self.remaining_seconds = context.time_remaining()
-        if self.failure:
-            await context.abort(self.failure, "secret detail")
-        try:
-            await self.go.wait()
-        except asyncio.CancelledError:
-            self.cancelled.set()
-            raise
-        return service_pb2.ModelInferResponse(
-            outputs=[
-                service_pb2.ModelInferResponse.InferOutputTensor(name=name, datatype=datatype, shape=array.shape)
-                for name, (datatype, array) in self.outputs.items()
-            ],
-            raw_output_contents=[array.tobytes() for _, array in self.outputs.values()],
-        )
+from tests.gateway.triton.fake_triton import SOON, FakeTriton, serving, until
 
 
 @pytest.fixture
 def triton():
     return FakeTriton()
-
-
-@contextlib.asynccontextmanager
-async def serving(triton, port=0):
-    server = grpc.aio.server()
-    service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(triton, server)
-    port = server.add_insecure_port(f"127.0.0.1:{port}")
-    await server.start()
-    yield port
-    triton.go.set()
-    await server.stop(None)
 
 
 @pytest.fixture
@@ -90,15 +30,14 @@ async def endpoint(triton):
 
 
 async def predict(endpoint, seconds=SOON):
-    model, version = endpoint.find(None, None)
+    """One inference; what the caller would be told if it fails."""
+    model, version = find(endpoint.models, None, None)
     height, width = model.input_wh[::-1]
-    return await endpoint.predict(model, version, np.zeros((height, width, 3), np.uint8), Deadline.after(seconds))
-
-
-async def until(condition):
-    async with asyncio.timeout(SOON):
-        while not condition():
-            await asyncio.sleep(0.01)
+    message = infer_request(model, version, np.zeros((height, width, 3), np.uint8))
+    try:
+        return await endpoint.infer(message, model, version, Deadline.after(seconds))
+    except CallFailed as failure:
+        raise failure.error from failure
 
 
 async def test_a_prediction_is_asked_for_and_read(endpoint, triton):
@@ -185,15 +124,15 @@ async def test_new_versions_and_models_appear_by_themselves(endpoint, triton):
     triton.configs["other"] = config(('"toy"', '"other"'))
     triton.ready = [("toy", "3"), ("toy", "4"), ("other", "1")]
     await until(lambda: set(endpoint.models) == {"toy", "other"})
-    assert endpoint.find("toy", None)[1] == 4
+    assert find(endpoint.models, "toy", None)[1] == 4
     with pytest.raises(ModelNotFound, match="name one of them: other, toy"):
-        endpoint.find(None, None)
+        find(endpoint.models, None, None)
     with pytest.raises(ModelNotFound, match="no version 1; served are: 3, 4"):
-        endpoint.find("toy", 1)
+        find(endpoint.models, "toy", 1)
     triton.ready = []
     await until(lambda: not endpoint.models)
     with pytest.raises(TritonUnavailable):
-        endpoint.find(None, None)
+        find(endpoint.models, None, None)
 
 
 async def test_a_model_that_is_no_detector_is_left_alone(endpoint, triton):
@@ -211,7 +150,7 @@ async def test_a_restarted_triton_is_read_anew(triton):
         port = await first.enter_async_context(serving(triton))
         metrics = Metrics()
         endpoint = await stack.enter_async_context(Endpoint(f"127.0.0.1:{port}", metrics))
-        up = {"endpoint": endpoint.url}
+        up = {"endpoint": endpoint.address}
         assert metrics.registry.get_sample_value("eagleeye_triton_endpoint_up", up) == 1
 
         await first.aclose()
@@ -249,3 +188,11 @@ async def test_a_version_that_was_just_replaced_does_not_cost_the_others(endpoin
     with pytest.raises(TritonUnavailable, match="just been replaced"):
         await predict(endpoint)
     assert endpoint.models
+
+
+async def test_a_proxy_for_the_world_outside_is_not_asked_for_triton(triton, monkeypatch):
+    """Clusters set one for all pods; a pod's address is none of its business."""
+    for name in ("http_proxy", "https_proxy", "grpc_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    async with serving(triton) as port, Endpoint(f"127.0.0.1:{port}", Metrics()) as endpoint:
+        assert endpoint.models

@@ -1,0 +1,60 @@
+"""One tensor -> Triton's request; Triton's response -> raw predictions, checked."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+from tritonclient.grpc import service_pb2
+
+from gateway.detections import RawPredictions
+from gateway.triton.contract import BOXES, CLASS_IDS, IMAGES, SCORES
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from gateway.image import UInt8Array
+    from gateway.model import Model
+
+_DTYPES: Final = {"FP32": np.dtype(np.float32), "INT32": np.dtype(np.int32)}
+
+
+def infer_request(model: Model, version: int, tensor: UInt8Array) -> service_pb2.ModelInferRequest:
+    """The question to `version` of a model: one image, uint8 (h, w, 3) RGB of its input size."""
+    return service_pb2.ModelInferRequest(
+        model_name=model.name,
+        model_version=str(version),
+        inputs=[
+            service_pb2.ModelInferRequest.InferInputTensor(name=IMAGES, datatype="UINT8", shape=(1, *tensor.shape))
+        ],
+        outputs=[
+            service_pb2.ModelInferRequest.InferRequestedOutputTensor(name=name) for name in (BOXES, SCORES, CLASS_IDS)
+        ],
+        raw_input_contents=[tensor.tobytes()],
+    )
+
+
+def predictions(response: service_pb2.ModelInferResponse, model: Model) -> RawPredictions:
+    """Read and check Triton's answer for one image; an empty tensor is an error, not "no detections".
+
+    Raises:
+        ValueError: it breaks the contract; the message says how.
+    """
+    k = model.candidates
+    arrays = {
+        output.name: _array(output, raw)
+        for output, raw in zip(response.outputs, response.raw_output_contents, strict=True)
+    }
+    for name, shape in ((BOXES, (1, k, 4)), (SCORES, (1, k)), (CLASS_IDS, (1, k))):
+        if name not in arrays or arrays[name].shape != shape:
+            raise ValueError(f"{name} must have shape {shape}, got {arrays[name].shape if name in arrays else 'none'}")
+    class_ids = arrays[CLASS_IDS][0]
+    if class_ids.min() < 0 or class_ids.max() >= len(model.labels):
+        raise ValueError(f"class_ids reach from {class_ids.min()} to {class_ids.max()} of {len(model.labels)} labels")
+    return RawPredictions(arrays[BOXES][0], arrays[SCORES][0], class_ids)
+
+
+def _array(output: service_pb2.ModelInferResponse.InferOutputTensor, raw: bytes) -> NDArray[np.generic]:
+    if output.datatype not in _DTYPES:
+        raise ValueError(f"{output.name} has type {output.datatype}")
+    return np.frombuffer(raw, _DTYPES[output.datatype]).reshape(tuple(output.shape))
