@@ -21,7 +21,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from eagleeye.annotate import write_atomically
+from eagleeye.files import write_atomically
 from gateway.annotate import encode_image
 
 if TYPE_CHECKING:

@@ -8,11 +8,13 @@ from typing import Final
 import click
 
 COMMANDS: Final = {
-    "annotate": ("eagleeye.annotate:annotate", "Draw what the gateway finds in an image."),
+    "detect": ("eagleeye.detect.command:detect", "Find objects in images and videos, with results in several formats."),
     "evaluate": ("export.evaluate:evaluate", "Measure COCO mAP through the live endpoint."),
     "export": ("export.__main__:export", "Turn a checkpoint into a verified model in a Triton repository."),
     "gateway": ("gateway.__main__:gateway", "Serve detections in front of a Triton that runs already."),
+    "health": ("eagleeye.status:health", "Tell whether a gateway lives and is ready."),
     "key": ("gateway.keys_cli:key", "Make, list and remove the keys that the gateway asks for."),
+    "models": ("eagleeye.status:models", "List the models that a gateway serves."),
     "sample": ("eagleeye.boards:sample", "Draw a circuit board with defects, to try the shipped model on."),
     "up": ("triton_runtime.up:up", "Export the shipped model, start Triton and the gateway."),
 }

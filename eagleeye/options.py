@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 _PREFIX: Final = "EAGLEEYE_"
+_CALLERS: Final = frozenset({"EAGLEEYE_KEY", "EAGLEEYE_URL"})
+"""Variables of the commands that call a gateway: a shell that has them may start a gateway as well."""
 
 T = TypeVar("T")
 Command = TypeVar("Command", bound="Callable[..., Any]")
@@ -80,7 +82,7 @@ def refuse_unknown_environment(settings_class: type[Any]) -> None:
     """
     known = sorted(environment_name(field.name) for field in dataclasses.fields(settings_class))
     for name in sorted(os.environ):
-        if name.startswith(_PREFIX) and name not in known:
+        if name.startswith(_PREFIX) and name not in known and name not in _CALLERS:
             closest = difflib.get_close_matches(name, known, n=1)
             hint = f"; did you mean {closest[0]}?" if closest else ""
             raise click.UsageError(f"the environment variable {name} is no setting of this command{hint}")
