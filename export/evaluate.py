@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import importlib.util
 import io
@@ -12,23 +11,19 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
-from urllib.parse import quote, urlsplit
 
 import click
 
+from eagleeye.connection import connection_options, split
+from eagleeye.files import write_atomically
+
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
-    import aiohttp
+    from eagleeye import Client, Detections, EagleEyeError
 
-EXTRA: Final = ("aiohttp", "pycocotools", "tqdm")
+EXTRA: Final = ("pycocotools", "tqdm")
 """What only evaluation needs. Imported where it is used, so that `--help` answers at once and without any of it."""
-OK: Final = 200
-UNAVAILABLE: Final = 503
-DEFAULT_RETRY_SECONDS: Final = 1.0
-LONGEST_RETRY_SECONDS: Final = 10.0
-"""A gateway that asks for more patience than this has not got the time of an evaluation."""
-EXCERPT_CHARACTERS: Final = 120
 
 
 class EvaluationFailed(click.ClickException):
@@ -110,144 +105,6 @@ def _average(precision: Any) -> AveragePrecision:
     return AveragePrecision(*(float(pick[pick > -1].mean()) if (pick > -1).any() else math.nan for pick in picks))
 
 
-# --- the gateway as its client sees it --------------------------------------------------------------------------------
-
-
-class Query(NamedTuple):
-    """The parameters of one detection request; None leaves a choice to the gateway."""
-
-    model: str | None = None
-    score_threshold: float | None = None
-    iou_threshold: float | None = None
-    max_detections: int | None = None
-
-    def parameters(self) -> dict[str, str]:
-        """The parameters that were chosen, as the URL wants them."""
-        return {name: str(value) for name, value in self._asdict().items() if value is not None}
-
-
-class Detection(NamedTuple):
-    """One detected object; `xyxy` in pixels of the image that was sent."""
-
-    label: str
-    score: float
-    xyxy: tuple[float, float, float, float]
-
-
-class Answer(NamedTuple):
-    """What the gateway says about one image; `model` is `name/version`."""
-
-    model: str
-    image_wh: tuple[int, int]
-    detections: list[Detection]
-
-
-def parse_answer(body: bytes) -> Answer:
-    """One image's JSON answer.
-
-    Raises:
-        EvaluationFailed: It is something else.
-    """
-    try:
-        answer = json.loads(body)
-        model, image = answer["model"], answer["image"]
-        detections = [_parse_detection(detection) for detection in answer["detections"]]
-        return Answer(f"{model['name']}/{model['version']}", (int(image["width"]), int(image["height"])), detections)
-    except (ValueError, KeyError, TypeError, OverflowError) as error:
-        raise EvaluationFailed(f"the gateway's answer is not a detection result: {_excerpt(body)}") from error
-
-
-def _parse_detection(detection: Mapping[str, Any]) -> Detection:
-    box = detection["box"]
-    values = [float(value) for value in (detection["score"], box["x1"], box["y1"], box["x2"], box["y2"])]
-    if not all(map(math.isfinite, values)):
-        raise ValueError("a number of the answer is not finite")
-    score, x1, y1, x2, y2 = values
-    return Detection(str(detection["label"]), score, (x1, y1, x2, y2))
-
-
-def _excerpt(body: bytes) -> str:
-    """The start of a body as one printable line."""
-    text = " ".join(body[: 4 * EXCERPT_CHARACTERS].decode(errors="replace").split())
-    return (text[:EXCERPT_CHARACTERS] + "..." if len(text) > EXCERPT_CHARACTERS else text) or "an empty body"
-
-
-class Gateway:
-    """A gateway's REST face over one HTTP session. Every failure is an EvaluationFailed of one line."""
-
-    def __init__(self, url: str, session: aiohttp.ClientSession) -> None:
-        self._url = url.rstrip("/")
-        self._session = session
-
-    async def detect(self, data: bytes, query: Query) -> Answer:
-        """What is on one encoded image; a gateway that is busy for a moment (503) is asked once more."""
-        response = await self._request("POST", "/v1/detect", query.parameters(), data)
-        if response.status == UNAVAILABLE:
-            await asyncio.sleep(_retry_seconds(response.headers))
-            response = await self._request("POST", "/v1/detect", query.parameters(), data)
-        if response.status != OK:
-            raise EvaluationFailed(f"the gateway answered {_problem(response)}")
-        return parse_answer(response.body)
-
-    async def labels(self, model: str) -> list[str] | None:
-        """The labels that a model can answer, or None if the gateway does not say."""
-        try:
-            response = await self._request("GET", f"/v1/models/{quote(model, safe='')}", {})
-            return [str(label) for label in json.loads(response.body)["labels"]] if response.status == OK else None
-        except (EvaluationFailed, ValueError, KeyError, TypeError):  # no reason to lose what was measured
-            return None
-
-    async def _request(
-        self, method: str, path: str, parameters: Mapping[str, str], data: bytes | None = None
-    ) -> Response:
-        import aiohttp  # noqa: PLC0415 (see EXTRA)
-
-        try:
-            async with self._session.request(method, self._url + path, params=parameters, data=data) as response:
-                return Response(response.status, response.headers, await response.read())
-        except TimeoutError as error:
-            seconds = self._session.timeout.total
-            raise EvaluationFailed(f"the gateway at {self._url} did not answer within {seconds:g} s") from error
-        except (aiohttp.ClientError, OSError) as error:
-            raise EvaluationFailed(f"the gateway at {self._url} cannot be reached: {error}") from error
-
-
-class Response(NamedTuple):
-    """A whole HTTP response."""
-
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
-
-
-def _retry_seconds(headers: Mapping[str, str]) -> float:
-    """How long to wait after a 503: as the gateway says, within limits."""
-    try:
-        return min(max(0.0, float(headers["Retry-After"])), LONGEST_RETRY_SECONDS)
-    except (KeyError, ValueError):  # absent, or a date, which our gateway never sends
-        return DEFAULT_RETRY_SECONDS
-
-
-def _problem(response: Response) -> str:
-    """Status, code and detail of a problem+json body, or the start of whatever the body is."""
-    try:
-        problem = json.loads(response.body)
-        return f"{response.status} {problem['code']}: {problem['detail']}"
-    except (ValueError, KeyError, TypeError):
-        return f"{response.status}: {_excerpt(response.body)}"
-
-
-@contextlib.asynccontextmanager
-async def connect(url: str, timeout_seconds: float) -> AsyncIterator[Gateway]:
-    """A gateway client; no request of it outlives `timeout_seconds`."""
-    import aiohttp  # noqa: PLC0415 (see EXTRA)
-
-    # Requests are as many as their senders: a limit here would only let a queue eat up a request's time.
-    connector = aiohttp.TCPConnector(limit=0)
-    async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(timeout_seconds)) as session:
-        yield Gateway(url, session)
-
-
 # --- the evaluation ---------------------------------------------------------------------------------------------------
 
 
@@ -308,86 +165,93 @@ class Run:
     warnings: list[str]
 
 
-async def detect_all(dataset: Dataset, url: str, query: Query, concurrency: int, timeout_seconds: float) -> Run:
-    """Sends every picture, `concurrency` at a time, and gathers COCO results in the data set's order.
+def detect_all(dataset: Dataset, client: Client, options: Mapping[str, Any]) -> Run:
+    """Sends every picture, several at a time, and gathers COCO results in the data set's order.
+
+    Args:
+        dataset: the pictures and their truth.
+        client: the gateway.
+        options: those of `Client.detect`.
 
     Raises:
         EvaluationFailed: Any picture got no answer, or a wrong one.
     """
     started = time.perf_counter()
-    async with connect(url, timeout_seconds) as gateway:
-        answers = await _ask_for_all(gateway, dataset, query, concurrency)
-        seconds = time.perf_counter() - started
-        model = _only_model(answers)
-        labels = await gateway.labels(model.rpartition("/")[0])
+    answers = _ask_for_all(dataset, client, options)
+    seconds = time.perf_counter() - started
+    model = _only_model(answers)
     results = [
         row
         for picture, answer in zip(dataset.pictures, answers, strict=True)
         for row in coco_results(picture.id, answer, dataset.category_ids)
     ]
+    labels = _labels(client, answers[0].model)
     return Run(model, results, seconds, [*_mute_categories(dataset, labels), *_other_sizes(dataset, answers)])
 
 
-async def _ask_for_all(gateway: Gateway, dataset: Dataset, query: Query, concurrency: int) -> list[Answer]:
+def _ask_for_all(dataset: Dataset, client: Client, options: Mapping[str, Any]) -> list[Detections]:
     """The answers in the order of the pictures; the first failure ends all requests."""
     from tqdm import tqdm  # noqa: PLC0415 (see EXTRA)
 
-    answers: dict[int, Answer] = {}
-    waiting = enumerate(dataset.pictures)
-
-    async def ask() -> None:
-        for position, picture in waiting:
-            answers[position] = answer = await _ask_for_one(gateway, picture, query)
-            check_labels(answer, dataset.category_ids)
-            progress.update()
-
-    failure: BaseException | None = None
-    with tqdm(
-        total=len(dataset.pictures), unit="image", disable=None
-    ) as progress:  # None: silent where there is no terminal
-        try:
-            async with asyncio.TaskGroup() as group:
-                for _ in range(min(concurrency, len(dataset.pictures))):
-                    group.create_task(ask())
-        except* EvaluationFailed as failures:
-            failure = failures.exceptions[0]
-    if failure:
-        raise failure
-    return [answers[position] for position in range(len(dataset.pictures))]
-
-
-async def _ask_for_one(gateway: Gateway, picture: Picture, query: Query) -> Answer:
+    paths = [picture.path for picture in dataset.pictures]
+    answers: list[Detections] = []
+    outcomes = client.detect_many(paths, return_errors=True, **options)
     try:
-        data = await asyncio.to_thread(picture.path.read_bytes)
-        return await gateway.detect(data, query)
+        with (
+            contextlib.closing(outcomes),
+            tqdm(total=len(paths), unit="image", disable=None) as progress,  # None: silent where there is no terminal
+        ):
+            for path, outcome in zip(paths, outcomes, strict=True):
+                answers.append(_checked(outcome, path, dataset.category_ids))
+                progress.update()
     except OSError as error:
-        raise EvaluationFailed(f"cannot read {picture.path}: {error.strerror}") from error
-    except EvaluationFailed as error:
-        raise EvaluationFailed(f"{picture.path.name}: {error.message}") from error
+        raise EvaluationFailed(f"cannot read {error.filename}: {error.strerror}") from error
+    return answers
 
 
-def _only_model(answers: Sequence[Answer]) -> str:
-    models = sorted({answer.model for answer in answers})
+def _checked(outcome: Detections | EagleEyeError, path: Path, category_ids: Mapping[str, int]) -> Detections:
+    if isinstance(outcome, Exception):
+        raise EvaluationFailed(f"{path.name}: {outcome}") from outcome
+    check_labels(outcome, category_ids)
+    return outcome
+
+
+def _labels(client: Client, model: str) -> tuple[str, ...] | None:
+    """The labels that a model can answer, or None if the gateway does not say."""
+    from eagleeye.client import EagleEyeError  # noqa: PLC0415 (NumPy, which help does not need)
+
+    try:
+        return client.model(model).labels
+    except EagleEyeError:  # no reason to lose what was measured
+        return None
+
+
+def _name(answer: Detections) -> str:
+    return f"{answer.model}/{answer.version}"
+
+
+def _only_model(answers: Sequence[Detections]) -> str:
+    models = sorted({_name(answer) for answer in answers})
     if len(models) > 1:
         raise EvaluationFailed(f"the answers came from several models, so one figure says nothing: {', '.join(models)}")
     return models[0]
 
 
-def check_labels(answer: Answer, category_ids: Mapping[str, int]) -> None:
+def check_labels(answer: Detections, category_ids: Mapping[str, int]) -> None:
     """Makes sure that every label is the name of a category.
 
     Raises:
         EvaluationFailed: One is not; the message names it and the categories.
     """
-    unknown = next((label for label, _, _ in answer.detections if label not in category_ids), None)
+    unknown = next((label for label in answer.labels if label not in category_ids), None)
     if unknown is not None:
         known = ", ".join(category_ids)
-        raise EvaluationFailed(f"{answer.model} answers {unknown!r}, but the annotations know only {known}")
+        raise EvaluationFailed(f"{_name(answer)} answers {unknown!r}, but the annotations know only {known}")
 
 
-def coco_results(image_id: int, answer: Answer, category_ids: Mapping[str, int]) -> Iterator[dict[str, Any]]:
+def coco_results(image_id: int, answer: Detections, category_ids: Mapping[str, int]) -> Iterator[dict[str, Any]]:
     """The answer about one image as COCO results, labels matched to categories by name."""
-    for label, score, (x1, y1, x2, y2) in answer.detections:
+    for label, score, (x1, y1, x2, y2) in zip(answer.labels, answer.scores.tolist(), answer.xyxy.tolist(), strict=True):
         bbox = [x1, y1, x2 - x1, y2 - y1]
         yield {"image_id": image_id, "category_id": category_ids[label], "bbox": bbox, "score": score}
 
@@ -399,7 +263,7 @@ def _mute_categories(dataset: Dataset, labels: Sequence[str] | None) -> Iterator
         yield f"the model never answers these categories, which lowers the mean: {', '.join(mute)}"
 
 
-def _other_sizes(dataset: Dataset, answers: Sequence[Answer]) -> Iterator[str]:
+def _other_sizes(dataset: Dataset, answers: Sequence[Detections]) -> Iterator[str]:
     """A warning if pictures were decoded in another size than the annotations give, as EXIF orientation does."""
     pairs = zip(dataset.pictures, answers, strict=True)
     other = [picture.path.name for picture, answer in pairs if picture.wh not in {None, answer.image_wh}]
@@ -428,7 +292,9 @@ def _figure(value: float) -> str:
     return f"{'-':>7}" if math.isnan(value) else f"{value:7.4f}"
 
 
-def report_json(dataset: Dataset, run: Run, metrics: Metrics, query: Query, concurrency: int) -> dict[str, Any]:
+def report_json(
+    dataset: Dataset, run: Run, metrics: Metrics, options: Mapping[str, Any], concurrency: int
+) -> dict[str, Any]:
     """All figures of one evaluation; an average precision without ground truth is null."""
     name, _, version = run.model.rpartition("/")
     return {
@@ -436,9 +302,9 @@ def report_json(dataset: Dataset, run: Run, metrics: Metrics, query: Query, conc
         "images": len(dataset.pictures),
         "ground_truth_boxes": len(dataset.annotations["annotations"]),
         "detections": len(run.results),
-        "score_threshold": query.score_threshold,
-        "iou_threshold": query.iou_threshold,
-        "max_detections": query.max_detections,
+        "score_threshold": options["score_threshold"],
+        "iou_threshold": options["iou_threshold"],
+        "max_detections": options["max_detections"],
         "concurrency": concurrency,
         "seconds": run.seconds,
         "images_per_second": len(dataset.pictures) / run.seconds,
@@ -455,46 +321,24 @@ def _figures(figures: AveragePrecision) -> dict[str, float | None]:
     return {name.upper(): None if math.isnan(value) else value for name, value in asdict(figures).items()}
 
 
-def _write_atomically(path: Path, report: Mapping[str, Any]) -> None:
-    """Writes the report beside `path` and renames it: a reader meets the old file or the whole new one."""
-    partial = path.with_name(f".{path.name}.partial")
+def _write(path: Path, report: Mapping[str, Any]) -> None:
     try:
-        partial.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n")
-        partial.replace(path)
+        write_atomically(path, (json.dumps(report, indent=1, allow_nan=False) + "\n").encode())
     except OSError as error:
         raise EvaluationFailed(f"cannot write {path}: {error.strerror}") from error
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
 
 
-def _check_before_start(url: str, report: Path | None) -> None:
+def _check_before_start(report: Path | None) -> None:
     """Finds what would fail after minutes of work.
 
     Raises:
-        EvaluationFailed: A package is missing, `url` is none, or the report has no folder to go to.
+        EvaluationFailed: A package is missing, or the report has no folder to go to.
     """
     lacking = [name for name in EXTRA if importlib.util.find_spec(name) is None]
     if lacking:
         raise EvaluationFailed(f"evaluation needs {', '.join(lacking)}: pip install 'eagleeye[evaluate]'")
-    check_url(url)
     if report and not report.parent.is_dir():
         raise EvaluationFailed(f"cannot write {report}: there is no folder {report.parent}")
-
-
-def check_url(url: str) -> None:
-    """Makes sure that `url` can be the address of a gateway.
-
-    Raises:
-        EvaluationFailed: It cannot.
-    """
-    try:
-        parts = urlsplit(url)
-        usable = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0
-    except ValueError:  # a port that is no number
-        usable = False
-    if not usable:
-        raise EvaluationFailed(f"{url!r} is no address of a gateway, which looks like http://127.0.0.1:8080")
 
 
 PATH: Final = click.Path(path_type=Path)
@@ -502,7 +346,7 @@ SHARE: Final = click.FloatRange(0, 1)
 
 
 @click.command()
-@click.option("--url", default="http://127.0.0.1:8080", show_default=True, help="Address of the gateway.")
+@connection_options(timeout_seconds=30.0)
 @click.option("--images", required=True, type=PATH, help="Folder of the images that the COCO file names.")
 @click.option("--annotations", required=True, type=PATH, help="COCO file with the ground truth.")
 @click.option("--model", help="Model to evaluate.  [default: the gateway's]")
@@ -516,11 +360,9 @@ SHARE: Final = click.FloatRange(0, 1)
 @click.option("--iou-threshold", default=0.7, show_default=True, type=SHARE, help="IoU above which NMS drops a box.")
 @click.option("--max-detections", default=500, show_default=True, type=click.IntRange(1), help="Boxes per image.")
 @click.option("--concurrency", default=8, show_default=True, type=click.IntRange(1, 256), help="Requests at a time.")
-@click.option("--timeout-seconds", default=30.0, show_default=True, type=click.FloatRange(0.1), help="Per request.")
 @click.option("--json", "report", type=PATH, help="File to write all figures to.")
 def evaluate(
     *,
-    url: str,
     images: Path,
     annotations: Path,
     model: str | None,
@@ -528,14 +370,20 @@ def evaluate(
     iou_threshold: float,
     max_detections: int,
     concurrency: int,
-    timeout_seconds: float,
     report: Path | None,
+    **values: Any,
 ) -> None:
     """Sends every image of a COCO data set through a live gateway and prints the mAP of its answers."""
-    _check_before_start(url, report)
-    dataset = read_dataset(annotations, images)
-    query = Query(model, score_threshold, iou_threshold, max_detections)
-    run = asyncio.run(detect_all(dataset, url, query, concurrency, timeout_seconds))
+    _check_before_start(report)
+    options = {
+        "model": model,
+        "score_threshold": score_threshold,
+        "iou_threshold": iou_threshold,
+        "max_detections": max_detections,
+    }
+    with split(values).client(concurrency=concurrency) as client:
+        dataset = read_dataset(annotations, images)
+        run = detect_all(dataset, client, options)
     for warning in run.warnings:
         click.echo(f"Warning: {warning}", err=True)
     metrics = coco_metrics(dataset.annotations, run.results)
@@ -543,4 +391,4 @@ def evaluate(
     pace = len(dataset.pictures) / run.seconds
     click.echo(f"{run.model}: {len(dataset.pictures)} images, {len(run.results)} detections, {pace:.1f} images/s")
     if report:
-        _write_atomically(report, report_json(dataset, run, metrics, query, concurrency))
+        _write(report, report_json(dataset, run, metrics, options, concurrency))
