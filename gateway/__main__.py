@@ -14,6 +14,7 @@ from gateway import logs, tracing
 from gateway.keys import KeysFileError
 from gateway.server import serve
 from gateway.settings import Settings, refuse_open_doors
+from gateway.tls import TlsError
 
 
 @click.command(context_settings={"max_content_width": 120})
@@ -36,7 +37,7 @@ def gateway(**values: object) -> None:
             raise click.ClickException(str(error)) from error
     try:
         asyncio.run(_serve_until_signal(settings))
-    except KeysFileError as error:
+    except (KeysFileError, TlsError) as error:
         raise click.ClickException(str(error)) from error
     except OSError as error:
         raise click.ClickException(f"can't listen: {error}") from error

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Final, Self
 
 import structlog
 
-from gateway.errors import ModelNotFound, RateLimited, Unauthorized
+from gateway.errors import InvalidParameter, ModelNotFound, RateLimited, Unauthorized
+from gateway.files import fingerprint
 from gateway.keys import Key, KeysFileError, hash_secret, read_keys
 from gateway.model import find
+from gateway.priority import Priority
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -133,6 +135,36 @@ def act_for(caller: Caller) -> None:
     _current.set(caller)
 
 
+def flow(address: str, stream: str = "") -> str:
+    """Whose request it is that is being worked on, as a unit of fairness.
+
+    Each stream is one, then each key; without keys, each address. Callers behind one proxy share its address, and are
+    told apart by keys only: what a request says of itself could be made up.
+    """
+    caller = _current.get()
+    owner = f"key {caller.name}" if caller else f"address {address}"
+    return f"{owner} stream {stream}" if stream else owner
+
+
+def permitted_priority(asked: Priority | None) -> Priority:
+    """The priority of a request: the one that it asks for, else normal, or the key's if that is lower.
+
+    Without keys every caller may have any.
+
+    Raises:
+        InvalidParameter: it asks for more than its key allows. A silent step down would only be found out under load.
+    """
+    caller = _current.get()
+    if caller is None:
+        return asked or Priority.NORMAL
+    highest = caller.key.highest_priority
+    if asked and asked.rank < highest.rank:
+        raise InvalidParameter(
+            f"priority is {asked.value!r}; this key allows {highest.value!r} at most, see `eagleeye key add --priority`"
+        )
+    return asked or max(highest, Priority.NORMAL, key=lambda priority: priority.rank)
+
+
 class Access:
     """Knows the keys of the file at `path`. While entered, a change of the file counts within about a second.
 
@@ -148,7 +180,7 @@ class Access:
         self._path = path
         self._clock = clock_ns
         self._callers: dict[str, Caller] = {}
-        self._seen = _fingerprint(path)
+        self._seen = fingerprint(path)
         self._take_over(read_keys(path))
 
     async def __aenter__(self) -> Self:
@@ -178,7 +210,7 @@ class Access:
 
     async def reload(self) -> None:
         """Read the file again if it has changed. Whoever keeps a name and a rate keeps the bucket as it is."""
-        seen = await asyncio.to_thread(_fingerprint, self._path)
+        seen = await asyncio.to_thread(fingerprint, self._path)
         if seen == self._seen:
             return
         self._seen = seen
@@ -221,21 +253,28 @@ class Permitted:
     @property
     def models(self) -> Mapping[str, Model]:
         """The models that are served now and that the current caller may use, by name; none for nobody."""
-        caller = current()
-        if caller is None:
-            return {}
-        return {name: model for name, model in self._served.models.items() if caller.may_use(name)}
+        return _permitted(self._served.models)
+
+    @property
+    def expected_models(self) -> Mapping[str, Model]:
+        """See `gateway.detector.Predictor.expected_models`; again, those that the current caller may use."""
+        return _permitted(self._served.expected_models)
 
     def find(self, name: str | None, version: int | None) -> tuple[Model, int]:
         """See `gateway.detector.Predictor.find`."""
-        models = self.models
-        if self._served.models and not models:
+        models = self.expected_models
+        if self._served.expected_models and not models:
             raise ModelNotFound("none of the models that this key allows is served")
         return find(models, name, version)
 
     async def predict(self, model: Model, version: int, tensor: UInt8Array, deadline: Deadline) -> RawPredictions:
         """See `gateway.detector.Predictor.predict`."""
         return await self._served.predict(model, version, tensor, deadline)
+
+
+def _permitted(models: Mapping[str, Model]) -> dict[str, Model]:
+    caller = current()
+    return {} if caller is None else {name: model for name, model in models.items() if caller.may_use(name)}
 
 
 def presented(fields: Mapping[str, str]) -> str | None:
@@ -247,15 +286,6 @@ def presented(fields: Mapping[str, str]) -> str | None:
         return key
     authorization = fields.get("authorization", "")
     return authorization[len(_BEARER) :].strip() if authorization.lower().startswith(_BEARER) else None
-
-
-def _fingerprint(path: Path) -> tuple[int, int, int] | None:
-    """What changes when a file is written or replaced; None while it can't be looked at."""
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_ino, status.st_mtime_ns, status.st_size
 
 
 def _whole_seconds(nanoseconds: int) -> int:

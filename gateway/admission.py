@@ -1,58 +1,314 @@
-"""Who may enter: a bound on the images in flight, and the wait a refused caller is told."""
+"""Who may enter, and when: by deadline, priority and fair share, before anything is spent on an image.
+
+For each model there is a number of slots, as many images as Triton needs to fill its batches, and a queue in front of
+them. The order is decided here: what is in a slot waits in Triton's own queue, first come, first served.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import math
 import time
-from contextlib import contextmanager
+from collections import Counter
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+from gateway.drain_rate import DrainRate, ServiceTime
 from gateway.errors import Overloaded
+from gateway.fair_queue import FairQueue
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncIterator, Callable
 
+    from gateway.deadline import Deadline
     from gateway.metrics import Metrics
+    from gateway.priority import Priority
 
-_SMOOTHING: Final = 0.05  # weight of the newest interval: the rate follows a change within some 20 answers
+    Lane = tuple[Priority, str]
+
+_MAX_UNMEASURED: Final = 64  # images that may wait while nobody knows for how long: two of the longest lists
+_PLANNED_SHARE: Final = 0.9  # of a deadline; the rest is for what no estimate knows, such as a busy processor
+_STALLED: Final = 1e-3  # images per second: slower is the same as not at all
+_MAX_RETRY_AFTER_SECONDS: Final = 60  # of a service that has all but stopped, nobody knows when it goes on
+
+
+@dataclass(eq=False, slots=True)
+class Slot:
+    """An image's place: it waits for it until it is `granted`, and holds it until its answer is there."""
+
+    line: _Line
+    priority: Priority
+    flow: str
+    deadline: Deadline
+    granted: asyncio.Future[None]
+    has_waited: bool = False
+    is_starting: bool = False
+    since: float = 0.0
+
+    @property
+    def lane(self) -> Lane:
+        """Its priority and flow."""
+        return self.priority, self.flow
+
+
+@dataclass(eq=False, slots=True)
+class _Line:
+    """What there is of one model: images that wait, and by lane, how many are in slots (`held`) or either (`there`)."""
+
+    model: str
+    queue: FairQueue[Slot] = field(default_factory=FairQueue)
+    held: Counter[Lane] = field(default_factory=Counter)
+    there: Counter[Lane] = field(default_factory=Counter)
+    drain: DrainRate = field(default_factory=DrainRate)
+    service: ServiceTime = field(default_factory=ServiceTime)
+    inflight: int = 0
+
+    def may_hold(self) -> Callable[[Priority, str], bool]:
+        """Whether a lane may have one slot more, as of now: there is no other, or one that holds as much by weight."""
+        shares = [held / priority.weight for (priority, _), held in self.held.items()]
+        most = max(shares, default=0)
+        is_shared = shares.count(most) > 1
+
+        def may_hold(priority: Priority, flow: str) -> bool:
+            held = self.held[priority, flow]
+            return is_shared or held / priority.weight < most or not held or len(self.there) == 1
+
+        return may_hold
 
 
 class Admission:
-    """Admits up to `limit` images at a time, so that decoded pictures and tensors can't pile up."""
+    """Hands out slots.
 
-    def __init__(self, limit: int, metrics: Metrics) -> None:
-        self._limit = limit
+    A lane is what a flow sends in one priority. While other lanes are there, none holds more slots by its weight than
+    each of them does, but for one. So the others find Triton's queue short however much one flow sends, while two that
+    both send enough get all slots.
+
+    Args:
+        capacity: how many images of a model are worked on at a time; it is asked each time, and may change.
+        max_starting: how many images, of all models, may be on their way to Triton: enough to keep all threads that
+            decode busy. More would wait there in the order in which they came.
+        metrics: the process's instruments.
+        max_unmeasured: how many images of a model may wait before the rate is known at which they are worked off.
+        clock: seconds of `time.monotonic`.
+    """
+
+    def __init__(
+        self,
+        capacity: Callable[[str], int],
+        max_starting: int,
+        metrics: Metrics,
+        *,
+        max_unmeasured: int = _MAX_UNMEASURED,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._capacity = capacity
+        self._max_starting = max_starting
         self._metrics = metrics
-        self._inflight = 0
-        self._left_at: float | None = None
-        self._seconds_per_image = 0.0
+        self._max_unmeasured = max_unmeasured
+        self._clock = clock
+        self._lines: dict[str, _Line] = {}
+        self._starting = 0
 
-    @contextmanager
-    def admitted(self, model: str) -> Iterator[None]:
-        """Hold a place for an image to `model` while the block runs.
+    def check(self, model: str, priority: Priority, flow: str, timeout_seconds: float) -> None:
+        """Refuse an image to `model` that could not be answered in time; it costs next to nothing.
+
+        Args:
+            model: one that is served.
+            priority: how urgent it is.
+            flow: whose it is; each flow gets the same share.
+            timeout_seconds: the time that there is for its answer.
 
         Raises:
-            Overloaded: all places are taken; it carries the seconds until half of them should be free again.
+            Overloaded: it carries the seconds that the image would wait.
         """
-        if self._inflight >= self._limit:
-            self._metrics.shed.labels(model, "inflight").inc()
-            raise Overloaded(
-                f"{self._inflight} images are being worked on, the most that is accepted", self._retry_after_seconds()
-            )
-        self._inflight += 1
+        line = self._line(model)
+        if self._may_start(line, priority, flow):
+            return
+        if not line.queue:
+            return  # somebody must wait for it to be known how long that takes
+        wait_seconds = self._wait_seconds(line, priority, flow)
+        if wait_seconds is None:
+            if line.queue.turns_ahead(priority, flow) >= self._max_unmeasured:
+                raise self._refusal(line, 0.0, "queue", f"{len(line.queue)} images wait for {model} already")
+        elif wait_seconds + line.service.upper_seconds > timeout_seconds * _PLANNED_SHARE:
+            raise self._refusal(line, wait_seconds, "deadline", _too_late(wait_seconds, timeout_seconds))
+
+    @asynccontextmanager
+    async def slot(self, model: str, priority: Priority, flow: str, deadline: Deadline) -> AsyncIterator[Slot]:
+        """Wait for a slot, and hold it while the block runs; the rest as in `check`.
+
+        Raises:
+            DeadlineExceeded: there is no time left at all.
+            Overloaded: it would be too late, or in spite of what was expected it has become so.
+        """
+        self.check(model, priority, flow, deadline.remaining_seconds())
+        line = self._line(model)
+        slot = Slot(line, priority, flow, deadline, asyncio.get_running_loop().create_future())
+        start = self._clock()
+        await self._enter(slot)
+        self._metrics.stage_seconds.labels("queue", model).observe(self._clock() - start)
         try:
             with self._metrics.inflight.labels(model).track_inprogress():
-                yield
+                yield slot
+            line.service.add(self._clock() - slot.since)
+        except BaseException:
+            line.service.add_at_least(self._clock() - slot.since)
+            raise
         finally:
-            self._inflight -= 1
-            self._measure_drain(time.monotonic())
+            self._leave(slot)
 
-    def _measure_drain(self, now: float) -> None:
-        """Update the smoothed interval between two images that leave. Idle time would count as slowness: skip it."""
-        if self._left_at is not None and self._inflight > 0:
-            interval = now - self._left_at
-            self._seconds_per_image += _SMOOTHING * (interval - self._seconds_per_image)
-        self._left_at = now if self._inflight > 0 else None
+    def started(self, slot: Slot) -> None:
+        """An image is decoded and goes to Triton; the next one may begin."""
+        if slot.is_starting:
+            slot.is_starting = False
+            self._starting -= 1
+            self._fill()
 
-    def _retry_after_seconds(self) -> int:
-        return max(1, math.ceil(self._limit / 2 * self._seconds_per_image))
+    async def _enter(self, slot: Slot) -> None:
+        line = slot.line
+        line.there[slot.lane] += 1
+        line.queue.push(slot, slot.priority, slot.flow)
+        self._observe(line)
+        self._fill()
+        if slot.granted.done():
+            return slot.granted.result()
+        slot.has_waited = True
+        time_to_wait = slot.deadline.at - self._clock() - line.service.upper_seconds
+        expiry = asyncio.get_running_loop().call_later(max(time_to_wait, 0.0), self._expire, slot)
+        try:
+            with self._metrics.queued.labels(line.model).track_inprogress():
+                await slot.granted
+        except asyncio.CancelledError:
+            if slot.granted.cancelled():
+                self._give_up(slot)
+            elif slot.granted.exception() is None:
+                self._leave(slot)
+            raise
+        finally:
+            expiry.cancel()
+
+    def _leave(self, slot: Slot) -> None:
+        line = slot.line
+        self._observe(line)
+        line.drain.answered()
+        line.inflight -= 1
+        _count_down(line.held, slot.lane)
+        _count_down(line.there, slot.lane)
+        self._starting -= slot.is_starting
+        self._fill()
+        self._observe(line)
+
+    def _fill(self) -> None:
+        """Hand out what is free, to the models in turn: one that got something goes to the end."""
+        is_filling = True
+        while is_filling:
+            is_filling = False
+            for line in list(self._lines.values()):
+                if line.queue and self._grant_next(line):
+                    self._lines[line.model] = self._lines.pop(line.model)
+                    is_filling = True
+
+    def _grant_next(self, line: _Line) -> bool:
+        """Grant a slot if there is one for an image that waits; what could only be too late is refused instead."""
+        slot = None
+        if self._is_free(line):
+            slot = line.queue.pop(line.may_hold())
+        if slot is None:
+            return False
+        self._observe(line)
+        if slot.granted.done():
+            return True
+        now = self._clock()
+        if slot.has_waited and line.inflight and slot.deadline.at - now < line.service.upper_seconds:
+            _count_down(line.there, slot.lane)
+            self._refuse(slot)
+            return True
+        line.inflight += 1
+        line.held[slot.lane] += 1
+        self._starting += 1
+        slot.is_starting, slot.since = True, now
+        slot.granted.set_result(None)
+        return True
+
+    def _expire(self, slot: Slot) -> None:
+        """Take an image that has waited for too long out of the queue."""
+        if not slot.granted.done():
+            self._give_up(slot)
+            self._refuse(slot)
+
+    def _give_up(self, slot: Slot) -> None:
+        slot.line.queue.remove(slot, slot.priority, slot.flow)
+        _count_down(slot.line.there, slot.lane)
+        self._observe(slot.line)
+        self._fill()  # a flow that was not alone may be so now
+
+    def _refuse(self, slot: Slot) -> None:
+        wait_seconds = self._wait_seconds(slot.line, slot.priority, slot.flow) or 0.0
+        timeout_seconds = slot.deadline.timeout_seconds
+        slot.granted.set_exception(
+            self._refusal(slot.line, wait_seconds, "expired", _too_late(wait_seconds, timeout_seconds))
+        )
+
+    def _refusal(self, line: _Line, wait_seconds: float, reason: str, message: str) -> Overloaded:
+        self._metrics.shed.labels(line.model, reason).inc()
+        return Overloaded(message, min(max(1, math.ceil(wait_seconds)), _MAX_RETRY_AFTER_SECONDS))
+
+    def _wait_seconds(self, line: _Line, priority: Priority, flow: str) -> float | None:
+        """How long a new image would wait; None if nobody knows."""
+        self._observe(line)
+        rate = self._rate(line)
+        if rate is None:
+            return None
+        turns = line.queue.turns_ahead(priority, flow) + 1
+        own_turns = 0.0
+        if not line.may_hold()(priority, flow):  # it is worked off at the rate of the few slots that it holds
+            own_turns = (line.queue.waiting(priority, flow) + 1) * line.inflight / line.held[priority, flow]
+        return max(turns, own_turns) / max(rate, _STALLED)
+
+    def _observe(self, line: _Line) -> None:
+        slots = self._slots(line)
+        line.drain.observe(
+            self._clock(),
+            is_backlog=bool(line.queue) or line.inflight >= slots,
+            capacity=slots,
+            service_seconds=line.service.mean_seconds,
+        )
+
+    def _slots(self, line: _Line) -> int:
+        return max(1, self._capacity(line.model))
+
+    def _is_free(self, line: _Line) -> bool:
+        return line.inflight < self._slots(line) and self._starting < self._max_starting
+
+    def _may_start(self, line: _Line, priority: Priority, flow: str) -> bool:
+        return not line.queue and self._is_free(line) and line.may_hold()(priority, flow)
+
+    def _line(self, model: str) -> _Line:
+        if model not in self._lines:
+            line = self._lines[model] = _Line(model)
+            self._metrics.drain_rate.labels(model).set_function(lambda: self._rate(line) or 0.0)
+            self._metrics.expected_wait.labels(model).set_function(lambda: self._expected_wait_seconds(line))
+        return self._lines[model]
+
+    def _expected_wait_seconds(self, line: _Line) -> float:
+        """How long an image would wait if it came last of all."""
+        self._observe(line)
+        rate = self._rate(line)
+        return len(line.queue) / max(rate, _STALLED) if rate is not None else 0.0
+
+    def _rate(self, line: _Line) -> float | None:
+        return line.drain.per_second(self._slots(line))
+
+
+def _count_down(counter: Counter[Lane], lane: Lane) -> None:
+    counter[lane] -= 1
+    if not counter[lane]:
+        del counter[lane]
+
+
+def _too_late(wait_seconds: float, timeout_seconds: float) -> str:
+    return (
+        f"the image's turn would come after {wait_seconds * 1e3:.0f} ms, too late for an answer within the "
+        f"{timeout_seconds * 1e3:.0f} ms that the request allows"
+    )

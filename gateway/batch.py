@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     Outcome = Result | GatewayError
 
 MAX_IMAGES: Final = 32
-"""The most images of one request: half of what the gateway holds by default, so that one caller can't fill it."""
+"""The most images of one request: two full batches of a model, or half of what may wait before a rate is known."""
 
 _IMAGE_ERRORS: Final = (ImageTooLarge, InvalidImage, UnsupportedMediaType)
 
@@ -30,10 +30,13 @@ async def detect_each(
     query: Query,
     deadline: Deadline,
     *,
+    flow: str = "",
     with_picture: bool = False,
     all_or_none: bool = False,
 ) -> list[Outcome]:
     """Each image's result or error, in order; all share the deadline, and one bad image does not spoil the rest.
+
+    `flow` says whose images they are, see `gateway.access.flow`.
 
     Raises:
         GatewayError: if `all_or_none`, the first that comes up; it names its image, and the others are not worked on.
@@ -41,7 +44,7 @@ async def detect_each(
 
     async def attempt(index: int, image: bytes) -> Outcome:
         try:
-            result = await detector.detect(image, query, deadline, with_picture=with_picture)
+            result = await detector.detect(image, query, deadline, flow=flow, with_picture=with_picture)
         except GatewayError as error:
             if all_or_none:
                 raise _naming(index, error) from error

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from gateway.detector import Detector, Predictor
     from gateway.image import ImageLimits
     from gateway.lifecycle import Lifecycle
+    from gateway.memory import ByteBudget
     from gateway.metrics import Metrics
 
 
@@ -23,6 +24,7 @@ class Core:
         lifecycle: whether this process is ready.
         metrics: the process's instruments.
         limits: what one image may cost.
+        memory: what all requests together may hold.
         timeout_seconds: deadline of a request that names none.
         access: the keys that are asked for; None to serve everyone.
     """
@@ -32,5 +34,6 @@ class Core:
     lifecycle: Lifecycle
     metrics: Metrics
     limits: ImageLimits
+    memory: ByteBudget
     timeout_seconds: float
     access: Access | None = None

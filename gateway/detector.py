@@ -15,6 +15,7 @@ from gateway.errors import InvalidParameter
 from gateway.image import decode
 from gateway.metrics import StageTimer
 from gateway.postprocess import Thresholds, postprocess
+from gateway.priority import Priority
 from gateway.resize import resize
 
 if TYPE_CHECKING:
@@ -42,12 +43,16 @@ class Predictor(Protocol):
     def models(self) -> Mapping[str, Model]:
         """The detectors that are served now, by name; empty while no Triton serves one."""
 
+    @property
+    def expected_models(self) -> Mapping[str, Model]:
+        """Those, and what was served until a moment ago and should come back: requests may wait for it."""
+
     def find(self, name: str | None, version: int | None) -> tuple[Model, int]:
         """The model and version that serve a request.
 
         Raises:
             ModelNotFound: nobody serves that one, or none is named and several are served.
-            TritonUnavailable: nobody serves anything now.
+            TritonUnavailable: nobody serves anything now, nor is expected to in a moment.
         """
 
     async def predict(self, model: Model, version: int, tensor: UInt8Array, deadline: Deadline) -> RawPredictions:
@@ -70,6 +75,7 @@ class Query:
         max_detections: 1 to `MAX_DETECTIONS`.
         classes: ids or labels to look for, all when None.
         agnostic_nms: whether NMS works across classes.
+        priority: how urgent it is.
 
     Raises:
         InvalidParameter: a value is out of its range.
@@ -82,6 +88,7 @@ class Query:
     max_detections: int = 500
     classes: tuple[str, ...] | None = None
     agnostic_nms: bool = False
+    priority: Priority = Priority.NORMAL
 
     def __post_init__(self) -> None:
         for name, value in (("score_threshold", self.score_threshold), ("iou_threshold", self.iou_threshold)):
@@ -146,8 +153,21 @@ class Detector:
         for pool in (self._threads, self._postprocessing):
             pool.shutdown(wait=False, cancel_futures=True)
 
-    async def detect(self, data: bytes, query: Query, deadline: Deadline, *, with_picture: bool = False) -> Result:
+    def check(self, query: Query, timeout_seconds: float, flow: str) -> None:
+        """Refuse what could not be answered in `timeout_seconds`, before the image itself is there.
+
+        Raises:
+            GatewayError: the query or the load forbids it.
+        """
+        model, _ = self._predictor.find(query.model, query.version)
+        self._admission.check(model.name, query.priority, flow, timeout_seconds)
+
+    async def detect(
+        self, data: bytes, query: Query, deadline: Deadline, *, flow: str = "", with_picture: bool = False
+    ) -> Result:
         """Find the objects in one encoded image, and draw them on it if `with_picture`.
+
+        `flow` says whose image it is, see `gateway.access.flow`: each flow gets the same share of a model.
 
         Raises:
             GatewayError: the image, the query, the load or Triton forbids it.
@@ -156,8 +176,9 @@ class Detector:
         thresholds = query.thresholds(model)
         timer = StageTimer(self._metrics, model.name)
         self._metrics.image_bytes.observe(len(data))
-        with self._admission.admitted(model.name):
+        async with self._admission.slot(model.name, query.priority, flow, deadline) as slot:
             tensor, back = await self._in_pixel_thread(partial(self._preprocess, data, model, timer), model, deadline)
+            self._admission.started(slot)
             with timer.stage("infer"):
                 predictions = await self._predictor.predict(model, version, tensor, deadline)
             work = partial(_postprocess, predictions, back, thresholds, timer)

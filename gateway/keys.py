@@ -19,10 +19,13 @@ from typing import Any, Final
 
 import orjson
 
+from gateway.priority import Priority
+
 VERSION: Final = 1
 MIN_RATE: Final = 1e-5  # requests per second: about one a day
 MAX_RATE: Final = 1e6  # more than any gateway answers, and coarse enough for whole nanoseconds
 MAX_BURST: Final = 1_000_000
+PRIORITIES: Final = tuple(priority.value for priority in Priority)
 
 _MAX_FILE_BYTES: Final = 10_000_000  # some 50,000 keys; what is no regular file could block for ever
 
@@ -46,6 +49,7 @@ class Key:
         rate: requests per second, without limit when None.
         burst: requests that may come at once after a pause; a second's worth when None.
         models: names of the models that may be used, all when None.
+        priority: the highest priority that requests may ask for, normal when None.
 
     Raises:
         ValueError: a value is not allowed; the message says what is.
@@ -56,6 +60,7 @@ class Key:
     rate: float | None = None
     burst: int | None = None
     models: tuple[str, ...] | None = None
+    priority: str | None = None
 
     def __post_init__(self) -> None:
         if not _matches(_NAME, self.name):
@@ -72,6 +77,13 @@ class Key:
             self.models and all(isinstance(name, str) and name for name in self.models)
         ):
             raise ValueError("'models' must be a list of one or more model names")
+        if self.priority is not None and self.priority not in PRIORITIES:
+            raise ValueError(f"'priority' must be one of {', '.join(PRIORITIES)}")
+
+    @property
+    def highest_priority(self) -> Priority:
+        """The highest priority that requests may ask for."""
+        return Priority(self.priority or Priority.NORMAL)
 
     @property
     def bucket_size(self) -> int:

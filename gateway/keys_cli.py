@@ -9,7 +9,7 @@ from typing import Any, Final, TypeVar
 import click
 
 from eagleeye.options import environment_name
-from gateway.keys import Key, KeysFileError, hash_secret, new_secret, read_keys, write_keys
+from gateway.keys import PRIORITIES, Key, KeysFileError, hash_secret, new_secret, read_keys, write_keys
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -34,8 +34,9 @@ def key() -> None:
 @click.option("--rate", type=float, help="Requests per second; without limit if not given. Each gateway counts alone.")
 @click.option("--burst", type=int, help="Requests that may come at once after a pause.  [default: a second's worth]")
 @click.option("--models", help="Names of the models it may use, separated by commas; all if not given.")
+@click.option("--priority", help=f"The highest that it may ask for: {', '.join(PRIORITIES)}.  [default: normal]")
 @_FILE
-def add(name: str, rate: float | None, burst: int | None, models: str | None, path: Path) -> None:
+def add(name: str, rate: float | None, burst: int | None, models: str | None, priority: str | None, path: Path) -> None:
     """Make a key called NAME and print it. It is shown this once: the file keeps nothing but its hash."""
     keys = _read(path) if path.exists() else ()
     if any(other.name == name for other in keys):
@@ -43,7 +44,7 @@ def add(name: str, rate: float | None, burst: int | None, models: str | None, pa
     secret = new_secret()
     allowed = None if models is None else tuple(model.strip() for model in models.split(","))
     try:
-        new = Key(name, hash_secret(secret), rate, burst, allowed)
+        new = Key(name, hash_secret(secret), rate, burst, allowed, priority)
     except ValueError as error:
         raise click.ClickException(str(error)) from error
     _write(path, (*keys, new))
@@ -55,7 +56,7 @@ def add(name: str, rate: float | None, burst: int | None, models: str | None, pa
 @_FILE
 def list_keys(path: Path) -> None:
     """Show every key's name and what it may do; never the key, which nobody has but its owner."""
-    rows = [("NAME", "RATE", "BURST", "MODELS"), *(_row(key) for key in _read(path))]
+    rows = [("NAME", "RATE", "BURST", "PRIORITY", "MODELS"), *(_row(key) for key in _read(path))]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
@@ -75,9 +76,10 @@ def remove(name: str, path: Path) -> None:
     click.echo(f"removed {name}", err=True)
 
 
-def _row(key: Key) -> tuple[str, str, str, str]:
+def _row(key: Key) -> tuple[str, ...]:
     rate, burst = ("-", "-") if key.rate is None else (f"{key.rate:g}/s", str(key.bucket_size))
-    return key.name, rate, burst, "all" if key.models is None else ", ".join(key.models)
+    models = "all" if key.models is None else ", ".join(key.models)
+    return key.name, rate, burst, key.highest_priority.value, models
 
 
 def _read(path: Path) -> tuple[Key, ...]:

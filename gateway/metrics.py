@@ -34,13 +34,29 @@ class Metrics:
             "request_seconds", "From the whole body read to the answer ready", _SECONDS, "face", "model"
         )
         self.stage_seconds = self._histogram("stage_seconds", "One stage of a request", _SECONDS, "stage", "model")
-        self.inflight = self._gauge("inflight", "Images accepted and not yet answered", "model")
-        self.queued = self._gauge("queued", "Images accepted that wait for a decoding thread", "model")
+        self.inflight = self._gauge("inflight", "Images that are worked on, here or by Triton", "model")
+        self.queued = self._gauge("queued", "Images that wait for their turn, or for a thread that decodes", "model")
+        self.drain_rate = self._gauge("drain_rate", "Images per second worked off, as last seen under load", "model")
+        self.expected_wait = self._gauge(
+            "expected_wait_seconds", "Time that the last image in the queue waits", "model"
+        )
+        self.held_bytes = self._gauge("held_bytes", "Bytes of requests that are not answered yet")
         self.shed = self._counter("shed", "Images refused to protect the rest", "model", "reason")
+        self.frames_dropped = self._counter("frames_dropped", "Frames of streams that newer ones replaced", "model")
+        self.streams = self._gauge("streams", "Open streams of frames")
         self.detections = self._counter("detections", "Objects found", "model", "label")
         self.endpoint_up = self._gauge("triton_endpoint_up", "1 while this Triton serves a detector", "endpoint")
+        self.triton_outstanding = self._gauge("triton_outstanding", "Calls that this Triton works on", "endpoint")
+        self.triton_requests = self._counter("triton_requests", "Calls by endpoint and outcome", "endpoint", "outcome")
+        self.triton_ejections = self._counter("triton_ejections", "Times that it got no calls for a while", "endpoint")
+        self.triton_retries = self._counter("triton_retries", "Calls made once more, on another Triton", "reason")
         self.image_bytes = self._histogram("image_bytes", "Encoded size of an image", _BYTES)
         self.image_pixels = self._histogram("image_pixels", "Width x height of an image", _PIXELS)
+
+    def forget_endpoint(self, endpoint: str) -> None:
+        """Remove a Triton that is gone, so that pods which come and go leave nothing behind."""
+        for instrument in (self.endpoint_up, self.triton_outstanding, self.triton_requests, self.triton_ejections):
+            instrument.remove_by_labels({"endpoint": endpoint})
 
     @contextmanager
     def stage(self, name: str, model: str) -> Iterator[None]:

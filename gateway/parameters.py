@@ -8,15 +8,25 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+from gateway import access
 from gateway.detector import Query
 from gateway.errors import InvalidParameter
+from gateway.priority import Priority
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
 T = TypeVar("T")
 
-NAMES: Final = ("score_threshold", "iou_threshold", "max_detections", "classes", "agnostic_nms", "timeout_ms")
+NAMES: Final = (
+    "score_threshold",
+    "iou_threshold",
+    "max_detections",
+    "classes",
+    "agnostic_nms",
+    "timeout_ms",
+    "priority",
+)
 """The parameters of a request; how it names the model and its version is up to the face."""
 
 MAX_TIMEOUT_MS: Final = 600_000
@@ -26,6 +36,7 @@ _NUMBERS_AND_FLAGS: Final = {
     "iou_threshold": "a number",
     "max_detections": "a whole number",
     "timeout_ms": "a number",
+    "timeout": "a whole number",
     "agnostic_nms": "true or false",
 }
 """What a JSON value must be that is not a text."""
@@ -44,7 +55,7 @@ def refuse_unknown(names: Iterable[str], allowed: tuple[str, ...]) -> None:
 
 
 def read(texts: Mapping[str, str]) -> tuple[Query, float | None]:
-    """The query, and the timeout in seconds if one is given; `texts` holds `NAMES`, `model` and `version` or fewer.
+    """The query, and the timeout in seconds if one is given; of `texts` only `NAMES`, `model` and `version` count.
 
     Raises:
         InvalidParameter: a bad value; the message says what is allowed.
@@ -58,6 +69,7 @@ def read(texts: Mapping[str, str]) -> tuple[Query, float | None]:
         iou_threshold=_get(texts, "iou_threshold", _finite, "a number between 0 and 1"),
         classes=_get(texts, "classes", _classes, "ids or labels, separated by commas"),
         agnostic_nms=_get(texts, "agnostic_nms", _flag, "true or false") or False,
+        priority=access.permitted_priority(_get(texts, "priority", Priority, f"one of {', '.join(Priority)}")),
         **({} if max_detections is None else {"max_detections": max_detections}),
     )
     return query, None if timeout_ms is None else timeout_ms / 1e3

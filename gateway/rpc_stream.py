@@ -42,6 +42,9 @@ class ShuttingDown(Exception):
 
     code: ClassVar[str] = "shutting_down"
 
+    def __init__(self) -> None:
+        super().__init__("the gateway shuts down; connect again, and send what it has not answered")
+
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class StreamFrame(Frame):
@@ -158,6 +161,8 @@ class FrameStream:
             Unauthorized: the key is no longer known.
             InvalidParameter: too many sequences; what was read before has been answered.
         """
+        if self._core.lifecycle.is_draining:
+            raise ShuttingDown
         with self._core.metrics.streams.track_inprogress(), suppress(TimeoutError):
             async with self._working, self._looking(), asyncio.TaskGroup() as self._tasks:
                 with suppress(TimeoutError):
@@ -290,7 +295,7 @@ class FrameStream:
 
     def _stop_reading(self) -> None:
         if self._is_reading:
-            self._error = ShuttingDown("the gateway shuts down; connect again, and send what it has not answered")
+            self._error = ShuttingDown()
             _end(self._reading)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -15,19 +16,26 @@ from gateway.core import Core
 from gateway.detector import Detector
 from gateway.image import ImageLimits
 from gateway.lifecycle import Lifecycle
+from gateway.memory import ByteBudget
 from gateway.metrics import Metrics
 from gateway.observer import Observer
 from gateway.rest.app import admin_application, application
+from gateway.rest.connections import limited
 from gateway.rest.face import RestFace
-from gateway.rpc import RpcFace, serving_rpc
-from gateway.triton.endpoint import Endpoint
+from gateway.rpc import RpcFace
+from gateway.rpc_server import Connections, serving_rpc
+from gateway.tls import Tls
+from gateway.triton.discovery import discovery
+from gateway.triton.fleet import Fleet
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
     from gateway.settings import Settings
 
+_DECODED_AHEAD: Final = 2  # for each thread an image that it decodes, and one that it takes next
 _KEEPALIVE_SECONDS: Final = 75.0  # longer than the 60 s of most balancers, which must be the ones to hang up
+_BACKLOG: Final = 1024  # connections that the kernel holds until they are accepted, as many as may come at once
 _LINGERING_SECONDS: Final = 3.0  # a refused upload is read on for so long, so that its sender sees the refusal
 
 _log = structlog.get_logger()
@@ -39,15 +47,21 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
     Raises:
         OSError: a port can't be had.
         KeysFileError: the file of keys is not as it must be.
+        TlsError: a certificate or its key is not as it must be.
     """
     metrics = Metrics()
     limits = ImageLimits(settings.max_image_bytes, settings.max_image_pixels)
     async with AsyncExitStack() as stack:
-        triton = await stack.enter_async_context(Endpoint(settings.triton_url, metrics))
+        tls = await stack.enter_async_context(Tls(settings.tls_files)) if settings.tls_files else None
         access = await stack.enter_async_context(Access(settings.keys_file)) if settings.keys_file else None
+        triton = await stack.enter_async_context(_fleet(settings, metrics))
         predictor = Permitted(triton) if access else triton
         lifecycle = Lifecycle(lambda: bool(triton.models))
-        admission = Admission(settings.max_inflight, metrics)
+        admission = Admission(
+            lambda model: settings.max_inflight or triton.capacity(model),
+            _DECODED_AHEAD * settings.pixel_threads,
+            metrics,
+        )
         detector = await stack.enter_async_context(
             Detector(predictor, limits, admission, metrics, settings.pixel_threads)
         )
@@ -57,6 +71,7 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
             lifecycle=lifecycle,
             metrics=metrics,
             limits=limits,
+            memory=ByteBudget(settings.max_inflight_bytes, metrics),
             timeout_seconds=settings.timeout_seconds,
             access=access,
         )
@@ -72,22 +87,52 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
         if settings.admin_port is not None:  # it closes last: probes are answered for as long as anything is
             await stack.enter_async_context(
                 _serving_rest(
-                    admin_application(rest), "admin", settings.admin_host, settings.admin_port, settings.grace_seconds
+                    admin_application(rest, triton.describe),
+                    "admin",
+                    settings.admin_host,
+                    settings.admin_port,
+                    settings.grace_seconds,
                 )
             )
+        refused_connections = metrics.shed.labels("", "connections")
         faces = (AsyncExitStack(), AsyncExitStack())
         stack.push_async_callback(_close_together, faces)
         await faces[0].enter_async_context(
-            serving_rpc(rpc, host=settings.grpc_host, port=settings.grpc_port, grace_seconds=settings.grace_seconds)
+            serving_rpc(
+                rpc,
+                host=settings.grpc_host,
+                port=settings.grpc_port,
+                grace_seconds=settings.grace_seconds,
+                connections=Connections(max_age_seconds=settings.grpc_max_connection_age_seconds),
+                max_calls=settings.max_connections,
+                tls=tls,
+            )
         )
         await faces[1].enter_async_context(
-            _serving_rest(application(rest), "rest", settings.http_host, settings.http_port, settings.grace_seconds)
+            _serving_rest(
+                application(rest),
+                "rest",
+                settings.http_host,
+                settings.http_port,
+                settings.grace_seconds,
+                tls,
+                partial(limited, max_connections=settings.max_connections, on_refusal=refused_connections.inc),
+            )
         )
         await stop.wait()
         _log.info("draining", drain_seconds=settings.drain_seconds)
         lifecycle.drain()
         await asyncio.sleep(settings.drain_seconds)
         _log.info("stopping", grace_seconds=settings.grace_seconds)
+
+
+def _fleet(settings: Settings, metrics: Metrics) -> Fleet:
+    return Fleet(
+        discovery(settings.triton_url, settings.dns_server),
+        metrics,
+        look_interval_seconds=settings.dns_interval_seconds,
+        hedge_quantile=settings.hedge_quantile,
+    )
 
 
 async def _close_together(faces: tuple[AsyncExitStack, ...]) -> None:
@@ -97,9 +142,15 @@ async def _close_together(faces: tuple[AsyncExitStack, ...]) -> None:
 
 @asynccontextmanager
 async def _serving_rest(
-    app: web.Application, name: str, host: str, port: int, grace_seconds: float
+    app: web.Application,
+    name: str,
+    host: str,
+    port: int,
+    grace_seconds: float,
+    tls: Tls | None = None,
+    accept: Callable[[web.Server], Callable[[], asyncio.Protocol]] = lambda server: server,
 ) -> AsyncIterator[None]:
-    """An application at `host`:`port`, called `name` in logs.
+    """An application at `host`:`port`, called `name` in logs; `accept` says what becomes of a new connection.
 
     A caller that leaves cancels its handler, and with it the call to Triton.
     """
@@ -113,11 +164,19 @@ async def _serving_rest(
         shutdown_timeout=grace_seconds,
     )
     await runner.setup()
+    assert runner.server is not None  # noqa: S101 (made by `setup`)
     try:
-        site = web.TCPSite(runner, host, port)
-        await site.start()
-        host, port = runner.addresses[0][:2]
-        _log.info("listening", face=name, url=f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}")
-        yield
+        listener = await asyncio.get_running_loop().create_server(
+            accept(runner.server), host, port, ssl=tls.for_rest() if tls else None, backlog=_BACKLOG
+        )
+        host, port = listener.sockets[0].getsockname()[:2]
+        scheme = "https" if tls else "http"
+        _log.info(
+            "listening", face=name, url=f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
+        )
+        try:
+            yield
+        finally:
+            listener.close()
     finally:
         await runner.cleanup()

@@ -12,9 +12,13 @@ from typing import Final
 import click
 
 from eagleeye.options import PORT, setting
+from gateway.files import TlsFiles
 
 _POSITIVE: Final = click.IntRange(min=1)
 _SECONDS: Final = click.FloatRange(min=0, min_open=True)
+_FILE: Final = click.Path(dir_okay=False, path_type=Path)
+_LAST_PORT: Final = 65535
+_NAME: Final = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_.])?")
 _ORIGIN: Final = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s?#@]+")
 
 
@@ -36,6 +40,44 @@ class Origins(click.ParamType[tuple[str, ...]]):
         return origins
 
 
+class DnsServer(click.ParamType[str]):
+    """`address:port` of a DNS server, which can't be looked up by name; or nothing."""
+
+    name = "address:port"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Check it."""
+        if value and not (_is_host_and_port(value) and _is_address(value.rpartition(":")[0])):
+            self.fail(f"{value!r} is no address:port such as 10.96.0.10:53 or [fd00::a]:53", param, ctx)
+        return value
+
+
+class TritonUrl(click.ParamType[str]):
+    """`host:port,host:port`, where an IPv6 address stands in brackets; or `dns://name:port`."""
+
+    name = "addresses"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Check the list, and write it without blanks."""
+        scheme, _, rest = value.strip().rpartition("://")
+        addresses = [address.strip() for address in rest.split(",")]
+        for address in filter(None, addresses):
+            if not _is_host_and_port(address):
+                reason = "is no host:port such as triton-0:8001, 10.0.0.7:8001 or [fd00::7]:8001"
+                self.fail(f"{address!r} {reason}", param, ctx)
+        if scheme not in {"", "dns"}:
+            self.fail(f"{value!r} begins with {scheme}://; give host:port, or dns://name:port", param, ctx)
+        if not all(addresses):
+            self.fail("an address is missing; give host:port, several separated by commas", param, ctx)
+        if len(set(addresses)) < len(addresses):
+            self.fail(f"{value!r} names an address twice", param, ctx)
+        if not scheme:
+            return ",".join(addresses)
+        if len(addresses) > 1 or _is_address(addresses[0].rpartition(":")[0]):
+            self.fail(f"{value!r}: after dns:// goes one name and a port; addresses go without it", param, ctx)
+        return f"dns://{addresses[0]}"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServingSettings:
     """How to serve, wherever Triton is. Units are part of the names."""
@@ -46,14 +88,26 @@ class ServingSettings:
     grpc_port: int = setting(8081, PORT, "TCP port of the gRPC face; 0 takes a free one.")
     admin_host: str = setting("127.0.0.1", click.STRING, "Address of the admin port.")
     admin_port: int | None = setting(
-        None, PORT, "TCP port for /healthz, /readyz and /metrics, which the REST face then lacks; 0 takes a free one."
-    )
-    keys_file: Path | None = setting(
         None,
-        click.Path(dir_okay=False, path_type=Path),
-        "File of keys, see `eagleeye key`; without, none is asked for.",
+        PORT,
+        "TCP port for /healthz, /readyz and /metrics, which the REST face then lacks, and for /v1/triton, the state of "
+        "each Triton; 0 takes a free one.",
     )
+    keys_file: Path | None = setting(None, _FILE, "File of keys, see `eagleeye key`; without, none is asked for.")
     insecure: bool = setting(False, click.BOOL, "Serve other machines without keys.")
+    tls_certificate: Path | None = setting(
+        None, _FILE, "Certificate (PEM, with its chain) that both faces show; without, they speak in plain text."
+    )
+    tls_key: Path | None = setting(None, _FILE, "Private key of that certificate (PEM, without a passphrase).")
+    tls_client_ca: Path | None = setting(
+        None, _FILE, "Authorities (PEM) of whose certificates callers must show one (mutual TLS)."
+    )
+    grpc_max_connection_age_seconds: float | None = setting(
+        None,
+        _SECONDS,
+        "Age at which a gRPC connection takes no new calls, so that balancers of connections spread callers anew; "
+        "open calls go on. In seconds; off without.",
+    )
     cors_origins: tuple[str, ...] = setting(
         (), Origins(), "Origins whose pages may call the REST face, separated by commas; * for any."
     )
@@ -62,7 +116,21 @@ class ServingSettings:
         64_000_000, _POSITIVE, "Most bytes of one request's body with several images, or with base64."
     )
     max_image_pixels: int = setting(50_000_000, _POSITIVE, "Most pixels (width x height) of one image.")
-    max_inflight: int = setting(64, _POSITIVE, "Most images worked on at a time; more are refused with 503.")
+    max_inflight: int | None = setting(
+        None,
+        _POSITIVE,
+        "Most images of one model that are worked on at a time; further ones wait. By default two full batches for "
+        "each Triton that serves it.",
+    )
+    max_inflight_bytes: int = setting(
+        512_000_000,
+        _POSITIVE,
+        "Most bytes of requests that are not answered yet; more are refused with 503. One key, address or stream gets "
+        "half at most.",
+    )
+    max_connections: int = setting(
+        2000, _POSITIVE, "Most connections of the REST face, and most open calls of the gRPC face."
+    )
     pixel_threads: int = setting(
         os.cpu_count() or 1, _POSITIVE, "Threads that decode and resize images; by default one per processor."
     )
@@ -81,28 +149,84 @@ class ServingSettings:
         "auto", click.Choice(["auto", "json", "text"]), "Form of log lines; auto: text on a terminal, else JSON."
     )
 
+    def __post_init__(self) -> None:
+        """Check what no option can know by itself.
+
+        Raises:
+            click.ClickException: TLS is half set, or a limit leaves no room for another; the message says what to do.
+        """
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise click.ClickException("--tls-certificate and --tls-key go together: give both, or neither")
+        if self.tls_client_ca is not None and self.tls_certificate is None:
+            raise click.ClickException("--tls-client-ca needs --tls-certificate and --tls-key")
+        if self.max_inflight_bytes < 2 * max(self.max_body_bytes, self.max_image_bytes):
+            raise click.ClickException(
+                f"--max-inflight-bytes is {self.max_inflight_bytes}; it must be at least twice --max-body-bytes and "
+                "--max-image-bytes, or the largest request would never be let in"
+            )
+
+    @property
+    def tls_files(self) -> TlsFiles | None:
+        """What both faces serve TLS from; None for plain text."""
+        if self.tls_certificate is None or self.tls_key is None:
+            return None
+        return TlsFiles(self.tls_certificate, self.tls_key, self.tls_client_ca)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings(ServingSettings):
     """What `eagleeye gateway` can be told."""
 
-    triton_url: str = setting("127.0.0.1:8001", click.STRING, "host:port of Triton's gRPC service.")
+    triton_url: str = setting(
+        "127.0.0.1:8001",
+        TritonUrl(),
+        "gRPC services of the Tritons: host:port, several separated by commas; or dns://name:port for every address "
+        "that the name has in DNS, such as that of a headless Service.",
+    )
+    dns_interval_seconds: float = setting(1.0, _SECONDS, "Time between two looks at DNS, in seconds.")
+    dns_server: str = setting("", DnsServer(), "address:port of the DNS server; those of /etc/resolv.conf without.")
+    hedge_quantile: float | None = setting(
+        None,
+        click.FloatRange(0, 1, min_open=True, max_open=True),
+        "An inference that takes longer than this quantile of the latest ones, such as 0.95, is asked of a second "
+        "Triton, too, and the first answer counts; off without.",
+    )
 
 
 def refuse_open_doors(settings: ServingSettings) -> None:
     """Stop before a face that other machines reach would serve everyone, unless that is said to be wanted.
 
+    With mutual TLS a face serves only those to whom the operator's authority gave a certificate, which is a key, too.
+
     Raises:
         click.ClickException: it would.
     """
-    if settings.keys_file is not None or settings.insecure:
+    if settings.keys_file is not None or settings.tls_client_ca is not None or settings.insecure:
         return
     for option, host in (("--http-host", settings.http_host), ("--grpc-host", settings.grpc_host)):
         if not _is_loopback(host):
             raise click.ClickException(
                 f"{option} {host!r} can be reached from other machines, and no key would be asked for: "
-                "name a --keys-file (`eagleeye key add` makes one), or serve everyone with --insecure"
+                "name a --keys-file (`eagleeye key add` makes one), ask for certificates with --tls-client-ca, or "
+                "serve everyone with --insecure"
             )
+
+
+def _is_host_and_port(text: str) -> bool:
+    """Whether a text is a name or an address, a colon and a port; an IPv6 address must stand in brackets."""
+    host, _, port = text.rpartition(":")
+    is_host = _NAME.fullmatch(host) or (
+        host.startswith("[") and host.endswith("]") and ":" in host and _is_address(host)
+    )
+    return bool(is_host) and port.isascii() and port.isdigit() and 0 < int(port) <= _LAST_PORT
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ip_address(text.removeprefix("[").removesuffix("]"))
+    except ValueError:
+        return False
+    return True
 
 
 def _is_loopback(host: str) -> bool:

@@ -34,6 +34,10 @@ class FakePredictor:
         self.go.set()
         self.cancelled = 0
 
+    @property
+    def expected_models(self):
+        return self.models
+
     def find(self, name, version):
         if name not in (None, *self.models):
             raise ModelNotFound(f"there is no model {name!r}")

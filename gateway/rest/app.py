@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 from aiohttp import web
@@ -12,11 +12,11 @@ from aiohttp import web
 from gateway import tracing
 from gateway.errors import GatewayError
 from gateway.observer import OK, fit_request_id
-from gateway.rest import access, body, cors, detect, docs, inference, models, probes, problems
+from gateway.rest import access, body, cors, detect, docs, inference, models, probes, problems, tritons
 from gateway.rest.face import EVENT, REQUEST_ID
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Mapping
 
     from gateway.rest.face import RestFace
 
@@ -46,10 +46,10 @@ def application(face: RestFace) -> web.Application:
     return app
 
 
-def admin_application(face: RestFace) -> web.Application:
-    """Probes and metrics alone, for a port that only operators reach: none of them needs a key there."""
+def admin_application(face: RestFace, describe_tritons: Callable[[], Mapping[str, Any]]) -> web.Application:
+    """Probes, metrics and the state of the Tritons, for a port that only operators reach: none needs a key there."""
     app = web.Application(middlewares=[_observing(face)])
-    _add(app, probes.routes(face))
+    _add(app, [*probes.routes(face), *tritons.routes(describe_tritons)])
     return app
 
 

@@ -12,7 +12,7 @@ from aiohttp import HttpVersion11, web
 from gateway.errors import ImageTooLarge, InvalidParameter, UnsupportedMediaType
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
 RECEIVED_AT: Final = web.RequestKey("received_at", float)
 """When a request's body was there, in seconds of `time.perf_counter`."""
@@ -38,12 +38,15 @@ def is_held_back(request: web.Request) -> bool:
     return bool(request.get(_CONTINUE_IS_DUE))
 
 
-async def read(request: web.Request, max_bytes: int, timeout_seconds: float) -> bytes:
+async def read(request: web.Request, max_bytes: int, timeout_seconds: float, hold: Callable[[int], None]) -> bytes:
     """The whole body, inflated. One that is too large is refused as soon as that is known, not after it was received.
+
+    `hold` is told of bytes before they are kept, see `gateway.memory.ByteBudget.hold`.
 
     Raises:
         ImageTooLarge: over `max_bytes`, declared, received or inflated.
         InvalidParameter: it is not what its `Content-Encoding` says.
+        Overloaded: there is no room for it.
         UnsupportedMediaType: the `Content-Encoding` is neither gzip nor deflate.
         UploadTimeout: not complete after `timeout_seconds`, however steadily it trickles.
     """
@@ -63,7 +66,7 @@ async def read(request: web.Request, max_bytes: int, timeout_seconds: float) -> 
         chunks = _inflated(chunks, coding, max_bytes)
     try:
         async with asyncio.timeout(timeout_seconds):
-            data = b"".join([chunk async for chunk in chunks])
+            data = b"".join([chunk async for chunk in _held(chunks, hold)])
     except TimeoutError:
         raise UploadTimeout from None
     request[RECEIVED_AT] = time.perf_counter()
@@ -73,6 +76,12 @@ async def read(request: web.Request, max_bytes: int, timeout_seconds: float) -> 
 def too_many_bytes(max_bytes: int) -> ImageTooLarge:
     """The refusal of a body that is over the limit."""
     return ImageTooLarge(f"the body has more than {max_bytes:,} bytes, the most that is accepted")
+
+
+async def _held(chunks: AsyncIterator[bytes], hold: Callable[[int], None]) -> AsyncIterator[bytes]:
+    async for chunk in chunks:
+        hold(len(chunk))
+        yield chunk
 
 
 async def _received(request: web.Request, max_bytes: int) -> AsyncIterator[bytes]:

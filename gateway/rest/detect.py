@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
 
-from gateway import batch
+from gateway import access, batch
 from gateway.deadline import Deadline
 from gateway.errors import GatewayError, InvalidParameter
 from gateway.rest import body, inputs, outputs, query
@@ -24,7 +24,7 @@ from gateway.rest.inputs import File, Upload
 from gateway.rest.outputs import Format
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from gateway.rest.face import RestFace
     from gateway.rest.query import Asked
@@ -37,42 +37,61 @@ def routes(face: RestFace) -> list[web.RouteDef]:
 
     @detects
     async def detect(request: web.Request) -> web.Response:
-        upload, asked = await _receive(face, request)
-        form = asked.format or outputs.negotiate(request.headers.getall("Accept", ()))
-        if form is Format.JPEG and upload.is_list:
-            raise InvalidParameter("a list of images can't be answered as one picture; send one image, or ask for json")
-        images = [file.data for file in upload.files]
-        deadline = Deadline.after(face.core.timeout_seconds if asked.timeout_seconds is None else asked.timeout_seconds)
-        outcomes = await batch.detect_each(
-            face.core.detector, face.observer, images, asked.query, deadline, with_picture=form is Format.JPEG
-        )
-        request[EVENT].update(batch.log_fields(images, outcomes))
-        if upload.is_list and form is Format.JSON:
-            content = {"results": outputs.answers(upload.files, outcomes), "request_id": request[REQUEST_ID]}
-            return json_response(content)
-        results = batch.all_results(outcomes, names_images=upload.is_list)
-        if form is Format.JPEG:
-            return outputs.picture(results[0])
-        with face.core.metrics.stage("encode", results[0].model.name):
-            if form is Format.COCO:
-                return outputs.coco(results, asked.image_id)
-            return json_response({**outputs.answer(results[0]), "request_id": request[REQUEST_ID]})
+        flow = access.flow(request.remote or "")
+        with face.core.memory.hold(flow) as hold:
+            return await _answer(face, request, flow, hold)
 
     return [web.post(path, detect) for path in PATHS]
 
 
-async def _receive(face: RestFace, request: web.Request) -> tuple[Upload, Asked]:
-    """The body and what is asked for. What the query string alone can be refused for is refused before the upload."""
+async def _answer(face: RestFace, request: web.Request, flow: str, hold: Callable[[int], None]) -> web.Response:
+    upload, asked = await _receive(face, request, flow, hold)
+    form = asked.format or outputs.negotiate(request.headers.getall("Accept", ()))
+    if form is Format.JPEG and upload.is_list:
+        raise InvalidParameter("a list of images can't be answered as one picture; send one image, or ask for json")
+    images = [file.data for file in upload.files]
+    deadline = Deadline.after(_timeout_seconds(face, asked))
+    with_picture = form is Format.JPEG
+    outcomes = await batch.detect_each(
+        face.core.detector, face.observer, images, asked.query, deadline, flow=flow, with_picture=with_picture
+    )
+    request[EVENT].update(batch.log_fields(images, outcomes))
+    if upload.is_list and form is Format.JSON:
+        content = {"results": outputs.answers(upload.files, outcomes), "request_id": request[REQUEST_ID]}
+        return json_response(content)
+    results = batch.all_results(outcomes, names_images=upload.is_list)
+    if form is Format.JPEG:
+        return outputs.picture(results[0])
+    with face.core.metrics.stage("encode", results[0].model.name):
+        if form is Format.COCO:
+            return outputs.coco(results, asked.image_id)
+        return json_response({**outputs.answer(results[0]), "request_id": request[REQUEST_ID]})
+
+
+async def _receive(
+    face: RestFace, request: web.Request, flow: str, hold: Callable[[int], None]
+) -> tuple[Upload, Asked]:
+    """The body and what is asked for. What the query string alone can be refused for is refused before the upload.
+
+    So is an image that would be too late. An envelope may say how urgent it is, and how long it may take.
+    """
+    face.core.memory.check(flow, request.content_length or 0)
     is_envelope = inputs.is_envelope(request.content_type)
     if "model" in request.query or not is_envelope:
         _note_model(face, request, request.query)
     texts = query.texts(request.query)
     if not is_envelope:
         asked = _resolve(face, request, texts)
-        return Upload((File(await body.read(request, face.core.limits.max_bytes, face.upload_timeout_seconds)),)), asked
-    data = await body.read(request, face.max_body_bytes, face.upload_timeout_seconds)
+        face.core.detector.check(asked.query, _timeout_seconds(face, asked), flow)
+        data = await body.read(request, face.core.limits.max_bytes, face.upload_timeout_seconds, hold)
+        return Upload((File(data),)), asked
+    data = await body.read(request, face.max_body_bytes, face.upload_timeout_seconds, hold)
     upload = await asyncio.to_thread(inputs.unpack, request.headers["Content-Type"], data)
     return upload, _resolve(face, request, query.join(texts, upload.parameters))
+
+
+def _timeout_seconds(face: RestFace, asked: Asked) -> float:
+    return face.core.timeout_seconds if asked.timeout_seconds is None else asked.timeout_seconds
 
 
 def _note_model(face: RestFace, request: web.Request, texts: Mapping[str, str]) -> None:

@@ -41,6 +41,7 @@ _CHANNEL_OPTIONS: Final = (
     ("grpc.dns_min_time_between_resolutions_ms", 1000),  # 30 s by itself: a restarted pod's name has a new address
     ("grpc.keepalive_time_ms", 10_000),  # notices a machine that vanished without a word
     ("grpc.keepalive_timeout_ms", 2_000),
+    ("grpc.http2.ping_timeout_ms", 2_000),  # gRPC 1.85 was seen to wait for a minute without it
     ("grpc.use_local_subchannel_pool", 1),  # an endpoint that went and came again does not inherit a broken connection
     ("grpc.enable_http_proxy", 0),  # a proxy for the world outside can't reach a pod
 )

@@ -14,17 +14,25 @@ from gateway.core import Core
 from gateway.detector import Detector
 from gateway.image import ImageLimits
 from gateway.lifecycle import Lifecycle
+from gateway.memory import ByteBudget
 from gateway.metrics import Metrics
 from gateway.observer import Observer
 from gateway.rest.app import application
 from gateway.rest.face import RestFace
-from gateway.rpc import RpcFace, serving_rpc
+from gateway.rpc import RpcFace
+from gateway.rpc_server import serving_rpc
 from tests.fakes import FakePredictor
 from tests.gateway.keyring import Clock, Keyring
 
 LIMITS = ImageLimits(max_bytes=100_000, max_pixels=1_000_000)
 MAX_BODY_BYTES = 300_000
 MAX_INFLIGHT = 4
+MAX_HELD_BYTES = 4_000_000
+
+
+def admission(metrics, slots=MAX_INFLIGHT):
+    """One that lets `slots` images in, and a single one wait; no rate is ever measured."""
+    return Admission(lambda _: slots, slots, metrics, max_unmeasured=1)
 
 
 @pytest.fixture
@@ -51,7 +59,7 @@ def lifecycle(predictor):
 
 @pytest.fixture
 async def detector(predictor, metrics):
-    async with Detector(predictor, LIMITS, Admission(MAX_INFLIGHT, metrics), metrics, threads=2) as detector:
+    async with Detector(predictor, LIMITS, admission(metrics), metrics, threads=2) as detector:
         yield detector
 
 
@@ -63,6 +71,7 @@ def core(detector, lifecycle, predictor, metrics):
         lifecycle=lifecycle,
         metrics=metrics,
         limits=LIMITS,
+        memory=ByteBudget(MAX_HELD_BYTES, metrics),
         timeout_seconds=5,
     )
 

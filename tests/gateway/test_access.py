@@ -320,6 +320,10 @@ class Served:
     def __init__(self):
         self.models = {"toy": MODEL, "other": OTHER}
 
+    @property
+    def expected_models(self):
+        return self.models
+
 
 def seen_with(caller, look):
     """What `look` sees while it works for `caller`; nothing of that is left afterwards."""

@@ -6,14 +6,13 @@ import threading
 
 import pytest
 
-from gateway.admission import Admission
 from gateway.annotate import label_colour
 from gateway.deadline import Deadline
 from gateway.detector import Detector, Query
 from gateway.errors import DeadlineExceeded, InvalidParameter, ModelNotFound, Overloaded
 from gateway.image import decode
 from tests.fakes import MODEL
-from tests.gateway.conftest import LIMITS, MAX_INFLIGHT
+from tests.gateway.conftest import LIMITS, MAX_INFLIGHT, admission
 
 SOON = 5.0
 
@@ -84,9 +83,9 @@ async def test_an_unknown_model_is_refused_before_the_image_is_decoded(detector)
 
 
 async def test_a_full_gateway_refuses_and_recovers(detector, predictor, metrics, png):
-    """Images over the limit are refused at once; when there is room again, images are served as before."""
+    """Images that can't wait are refused at once; when there is room again, images are served as before."""
     predictor.go.clear()
-    held = [asyncio.create_task(detector.detect(png, Query(), Deadline.after(SOON))) for _ in range(MAX_INFLIGHT)]
+    held = [asyncio.create_task(detector.detect(png, Query(), Deadline.after(SOON))) for _ in range(MAX_INFLIGHT + 1)]
     while len(predictor.tensors) < MAX_INFLIGHT:
         await asyncio.sleep(0.005)
     with pytest.raises(Overloaded) as refusal:
@@ -94,8 +93,8 @@ async def test_a_full_gateway_refuses_and_recovers(detector, predictor, metrics,
     predictor.go.set()
 
     assert refusal.value.retry_after_seconds >= 1
-    assert metrics.registry.get_sample_value("eagleeye_shed_total", {"model": "toy", "reason": "inflight"}) == 1
-    assert [len((await task).detections) for task in held] == [2] * MAX_INFLIGHT
+    assert metrics.registry.get_sample_value("eagleeye_shed_total", {"model": "toy", "reason": "queue"}) == 1
+    assert [len((await task).detections) for task in held] == [2] * len(held)
     assert len((await detector.detect(png, Query(), Deadline.after(SOON))).detections) == 2
 
 
@@ -127,27 +126,11 @@ async def test_a_cancelled_request_leaves_nothing_running(detector, predictor, m
     assert metrics.registry.get_sample_value("eagleeye_inflight", {"model": "toy"}) == 0
 
 
-async def test_a_pause_does_not_count_as_slowness(metrics, monkeypatch):
-    """An hour without requests says nothing about how fast they are worked off."""
-    now = 0.0
-    monkeypatch.setattr("gateway.admission.time.monotonic", lambda: now)
-    admission = Admission(2, metrics)
-    for _ in range(2):
-        with admission.admitted("toy"), admission.admitted("toy"):
-            now += 0.1
-        now += 3600
-    with admission.admitted("toy"), admission.admitted("toy"):
-        refused = admission.admitted("toy")
-        with pytest.raises(Overloaded) as refusal:
-            refused.__enter__()
-    assert refusal.value.retry_after_seconds == 1
-
-
 async def test_a_cancelled_request_keeps_its_thread_until_the_work_has_ended(predictor, metrics, png, monkeypatch):
     """Whoever comes next waits for the thread within its own deadline, not behind it in a queue."""
     may_end = threading.Event()
     monkeypatch.setattr("gateway.detector.decode", lambda data, limits: may_end.wait(10) and decode(data, limits))
-    async with Detector(predictor, LIMITS, Admission(MAX_INFLIGHT, metrics), metrics, threads=1) as detector:
+    async with Detector(predictor, LIMITS, admission(metrics), metrics, threads=1) as detector:
         first = asyncio.create_task(detector.detect(png, Query(), Deadline.after(SOON)))
         await asyncio.sleep(0.05)
         first.cancel()

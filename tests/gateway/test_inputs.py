@@ -113,15 +113,17 @@ async def test_the_images_of_a_list_are_worked_on_at_the_same_time(rest, predict
 
 
 async def test_each_image_of_a_list_needs_a_place_in_the_gateway(rest, predictor, png):
-    """Images beyond the limit are refused one by one, and the others are answered."""
+    """Images for which there is no place, and none to wait in, are refused one by one; the others are answered."""
     predictor.go.clear()
-    request = asyncio.create_task(rest.post(URL, json={"images": [in_base64(png)] * (MAX_INFLIGHT + 2)}))
+    request = asyncio.create_task(rest.post(URL, json={"images": [in_base64(png)] * (MAX_INFLIGHT + 3)}))
     async with asyncio.timeout(5):
         while len(predictor.tensors) < MAX_INFLIGHT:
             await asyncio.sleep(0.005)
     predictor.go.set()
     answers = (await (await request).json())["results"]
-    assert [answer.get("error", {}).get("code") for answer in answers] == [None] * MAX_INFLIGHT + ["overloaded"] * 2
+    assert [answer.get("error", {}).get("code") for answer in answers] == [None] * (MAX_INFLIGHT + 1) + [
+        "overloaded"
+    ] * 2
 
 
 async def test_a_client_that_leaves_cancels_all_its_images(rest, predictor, png):

@@ -55,15 +55,17 @@ def test_list_tells_everything_but_the_key(eagleeye):
     """One line each."""
     secrets = [
         eagleeye("add", "one", "--rate", "0.5").stdout.strip(),
-        eagleeye("add", "camera-7", "--rate", "20", "--burst", "5", "--models", "a,b").stdout.strip(),
+        eagleeye(
+            "add", "camera-7", "--rate", "20", "--burst", "5", "--models", "a,b", "--priority", "high"
+        ).stdout.strip(),
         eagleeye("add", "free").stdout.strip(),
     ]
     listed = eagleeye("list")
     assert listed.stdout.splitlines() == [
-        "NAME      RATE   BURST  MODELS",
-        "one       0.5/s  1      all",
-        "camera-7  20/s   5      a, b",
-        "free      -      -      all",
+        "NAME      RATE   BURST  PRIORITY  MODELS",
+        "one       0.5/s  1      normal    all",
+        "camera-7  20/s   5      high      a, b",
+        "free      -      -      normal    all",
     ]
     assert not any(secret in listed.output for secret in secrets)
 

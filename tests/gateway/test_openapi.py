@@ -12,7 +12,6 @@ from jsonschema import Draft202012Validator
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from gateway.access import Access
-from gateway.admission import Admission
 from gateway.batch import MAX_IMAGES
 from gateway.detector import Detector
 from gateway.rest import detect
@@ -21,7 +20,7 @@ from gateway.rest.docs import STYLE_PATH
 from gateway.rest.problems import HTTP_STATUS
 from tests.conformance import hold_against_description
 from tests.fakes import MODEL
-from tests.gateway.conftest import LIMITS
+from tests.gateway.conftest import LIMITS, admission
 
 UNDESCRIBED = {*detect.PATHS[1:], STYLE_PATH, "/"}
 """Aliases, which the description of their route tells, and what is no part of the API."""
@@ -30,7 +29,7 @@ UNDESCRIBED = {*detect.PATHS[1:], STYLE_PATH, "/"}
 @pytest.fixture
 async def detector(predictor, metrics):
     """One that has room for the longest list of images, as the real one has."""
-    async with Detector(predictor, LIMITS, Admission(2 * MAX_IMAGES, metrics), metrics, threads=2) as detector:
+    async with Detector(predictor, LIMITS, admission(metrics, 2 * MAX_IMAGES), metrics, threads=2) as detector:
         yield detector
 
 
@@ -197,7 +196,7 @@ async def test_the_service_is_as_described(rest):
 @pytest.fixture
 def secret(keyring):
     """A key that never runs into its limit, but has one to be told."""
-    return keyring.add("one", rate=1000.0, burst=100_000)
+    return keyring.add("one", rate=1000.0, burst=100_000, priority="high")
 
 
 @pytest.fixture

@@ -7,12 +7,11 @@ from aiohttp.test_utils import TestClient, TestServer
 from structlog.testing import capture_logs
 
 from gateway.access import Access, Permitted
-from gateway.admission import Admission
 from gateway.detector import Detector
 from gateway.rest.access import OPEN_PATHS
 from gateway.rest.app import admin_application, application
 from tests.fakes import MODEL
-from tests.gateway.conftest import LIMITS, MAX_INFLIGHT
+from tests.gateway.conftest import LIMITS, admission
 from tests.gateway.test_rest import problem
 
 
@@ -46,7 +45,7 @@ async def serve():
 @pytest.fixture
 async def guarded(serve, rest_face, access, permitted, metrics):
     """A client of a server that asks for keys."""
-    async with Detector(permitted, LIMITS, Admission(MAX_INFLIGHT, metrics), metrics, threads=1) as detector:
+    async with Detector(permitted, LIMITS, admission(metrics), metrics, threads=1) as detector:
         core = dataclasses.replace(rest_face.core, detector=detector, predictor=permitted, access=access)
         yield await serve(application(dataclasses.replace(rest_face, core=core)))
 
@@ -200,7 +199,7 @@ async def test_the_log_line_has_the_name_of_the_key(guarded, keyring, access, me
 async def test_an_admin_port_serves_probes_and_nothing_else(serve, rest_face, access):
     """Without a key; and the face's own port no longer has them."""
     face = dataclasses.replace(rest_face, core=dataclasses.replace(rest_face.core, access=access), has_admin_port=True)
-    main, admin = await serve(application(face)), await serve(admin_application(face))
+    main, admin = await serve(application(face)), await serve(admin_application(face, dict))
     probes = ("/healthz", "/readyz", "/metrics")
     assert [(await admin.get(path)).status for path in probes] == [200] * 3
     assert [(await admin.get(path)).status for path in ("/v1/models", "/docs", "/v2/health/live")] == [404] * 3

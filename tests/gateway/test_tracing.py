@@ -11,7 +11,9 @@ from tritonclient.grpc import service_pb2
 from gateway import tracing
 from gateway.metrics import Metrics
 from gateway.triton.endpoint import Endpoint
-from tests.gateway.test_endpoint import FakeTriton, predict, serving
+from tests.gateway.test_endpoint import predict
+from tests.gateway.test_rpc import infer_request
+from tests.gateway.triton.fake_triton import FakeTriton, serving
 
 TRACE_ID, PARENT_ID = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 TRACEPARENT = f"00-{TRACE_ID}-{PARENT_ID}-01"
@@ -73,6 +75,19 @@ async def test_a_grpc_call_continues_the_callers_trace(collector, rpc):
     await rpc.ModelMetadata(request, metadata=(("traceparent", TRACEPARENT),))
     span = (await flushed(collector))["inference.GRPCInferenceService/ModelMetadata"]
     assert (span.trace_id.hex(), span.parent_span_id.hex()) == (TRACE_ID, PARENT_ID)
+
+
+async def test_each_frame_of_a_stream_has_a_trace_of_its_own(collector, rpc, png):
+    """The stream continues the caller's; with its frames, that trace would be one of a whole day."""
+    frames = iter([infer_request(png)])
+    async for answer in rpc.ModelStreamInfer(frames, metadata=(("traceparent", TRACEPARENT),)):
+        assert not answer.error_message
+    spans = await flushed(collector)
+    stream = spans["inference.GRPCInferenceService/ModelStreamInfer"]
+    decode, infer = spans["decode"], spans["infer"]
+    assert stream.trace_id.hex() == TRACE_ID
+    assert (decode.trace_id, decode.parent_span_id) == (infer.trace_id, infer.parent_span_id)
+    assert infer.trace_id != stream.trace_id
 
 
 class TracedTriton(FakeTriton):

@@ -119,11 +119,11 @@ class Platform:
         """What lies in /dev/shm for it."""
         return list(Path("/dev/shm").glob(f"eagleeye_{self.process.pid}_*"))
 
-    def triton_metric(self, name):
-        """One of Triton's own counters, summed over models."""
+    def triton_metric(self, name, label=""):
+        """One of Triton's own counters, summed over models, or over what has a label such as `reason="CANCELED"`."""
         with urllib.request.urlopen(f"http://127.0.0.1:{self.ports['triton_metrics']}/metrics", timeout=5) as response:
             page = response.read().decode()
-        return sum(float(value) for value in re.findall(rf"^{name}{{.*}} (\S+)$", page, re.MULTILINE))
+        return sum(float(value) for value in re.findall(rf"^{name}{{.*{label}.*}} (\S+)$", page, re.MULTILINE))
 
     def stop(self, number=signal.SIGTERM):
         """Stop it, and return its exit code and whatever survived."""
