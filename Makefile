@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: up test lint bench format clean help
+.PHONY: up test lint bench chaos format clean help
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -23,6 +23,9 @@ bench: .venv/.dev  ## what serving costs; needs `make up` in another terminal, a
 	$(BIN)/python -m loadtest.overhead
 	$(BIN)/python -m loadtest.slow_clients
 
+chaos: .venv/.dev .venv-triton/.done  ## what a fleet does while parts of it fail; needs haproxy and a quiet machine
+	$(BIN)/python -m loadtest.chaos all
+
 format: .venv/.dev  ## let ruff format the code and mend what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -40,11 +43,11 @@ clean:  ## remove environments, caches, exported models and logs
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null \
 		|| { echo "Python's venv is missing; install it with: sudo apt-get install python3-venv" >&2; exit 1; }
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --disable-pip-version-check -c constraints.txt -e '.[gateway,export,evaluate]'
+	$(BIN)/pip install --disable-pip-version-check -c constraints.txt -e '.[gateway,export,detect,evaluate]'
 	@touch $@
 
 .venv/.dev: .venv/.done
-	$(BIN)/pip install --disable-pip-version-check -c constraints.txt -e '.[gateway,tracing,export,evaluate,dev]'
+	$(BIN)/pip install --disable-pip-version-check -c constraints.txt -e '.[gateway,tracing,export,client,supervision,detect,evaluate,dev]'
 	@touch $@
 
 .venv-triton/.done: triton_runtime/requirements.txt constraints.txt .venv/.done

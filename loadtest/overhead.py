@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import platform
 import statistics
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -33,6 +32,7 @@ from gateway.detections import RawPredictions
 from gateway.image import ImageLimits, decode
 from gateway.postprocess import Thresholds, postprocess
 from gateway.resize import ResizeMode, resize
+from loadtest import machine
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -65,10 +65,10 @@ class Limit:
         """Run all threads for some seconds."""
         stop_at = time.perf_counter() + seconds
         process = psutil.Process()
-        cpu, start = _cpu_seconds([process]), time.perf_counter()
+        cpu, start = machine.cpu_seconds([process]), time.perf_counter()
         with ThreadPoolExecutor(self._threads) as pool:
             images = sum(pool.map(lambda _: self._run_until(image, stop_at), range(self._threads)))
-        return _rate(images, time.perf_counter() - start, _cpu_seconds([process]) - cpu)
+        return _rate(images, time.perf_counter() - start, machine.cpu_seconds([process]) - cpu)
 
     def _run_until(self, image: bytes, stop_at: float) -> int:
         images = 0
@@ -90,13 +90,13 @@ class Served:
     def __init__(self, url: str, concurrency: int) -> None:
         self._url = url
         self._concurrency = concurrency
-        self._processes = _serving_processes()
+        self._processes = machine.serving_processes()
 
     def measure(self, image: bytes, seconds: float) -> Rate:
         """Run all callers for some seconds."""
-        cpu, start = _cpu_seconds(self._processes), time.perf_counter()
+        cpu, start = machine.cpu_seconds(self._processes), time.perf_counter()
         images = asyncio.run(self._run_until(image, start + seconds))
-        return _rate(images, time.perf_counter() - start, _cpu_seconds(self._processes) - cpu)
+        return _rate(images, time.perf_counter() - start, machine.cpu_seconds(self._processes) - cpu)
 
     async def _run_until(self, image: bytes, stop_at: float) -> int:
         async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=self._concurrency)) as session:
@@ -111,20 +111,6 @@ class Served:
                 return images
 
             return sum(await asyncio.gather(*(call() for _ in range(self._concurrency))))
-
-
-def _serving_processes() -> list[psutil.Process]:
-    """The gateway, Triton and its stubs on this machine."""
-    words = ("-m gateway", "eagleeye gateway", "bin/tritonserver", "triton_python_backend_stub")
-    found = [p for p in psutil.process_iter(["cmdline"]) if any(w in " ".join(p.info["cmdline"] or ()) for w in words)]
-    if not found:
-        raise click.ClickException("no gateway and no Triton run on this machine; start them with `make up`")
-    return found
-
-
-def _cpu_seconds(processes: list[psutil.Process]) -> float:
-    seconds: float = sum(times.user + times.system for times in (process.cpu_times() for process in processes))
-    return seconds
 
 
 def _rate(images: int, seconds: float, cpu_seconds: float) -> Rate:
@@ -168,7 +154,7 @@ def main(
         "limit": Limit(model_file, threads=os.cpu_count() or 1).measure,
         "served": Served(url, concurrency).measure,
     }
-    figures: dict[str, Any] = {"machine": _machine(), "concurrency": concurrency, "sizes": {}}
+    figures: dict[str, Any] = {"machine": machine.describe(), "concurrency": concurrency, "sizes": {}}
     click.echo(f"{'picture':<12}{'':<8}{'images/s':>10}{'CPU ms':>10}")
     for size in sizes:
         image = encode_image(draw_board(DEFAULT_SEED, size).image, ".jpg")
@@ -191,15 +177,6 @@ def main(
         }
     if report:
         report.write_text(json.dumps(figures, indent=2) + "\n")
-
-
-def _machine() -> dict[str, Any]:
-    return {
-        "processors": os.cpu_count(),
-        "architecture": platform.machine(),
-        "python": platform.python_version(),
-        "onnxruntime": onnxruntime.__version__,
-    }
 
 
 if __name__ == "__main__":
