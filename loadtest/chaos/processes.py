@@ -1,0 +1,168 @@
+"""What stands between callers and Tritons, as child processes: gateways, and a balancer in front of two."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import socket
+import sys
+from typing import TYPE_CHECKING, Final
+
+import aiohttp
+import click
+
+from eagleeye.options import without_settings
+from triton_runtime.process import Child
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+HOST: Final = "127.0.0.1"
+_HTTP_OK: Final = 200
+_POLL_SECONDS: Final = 0.05
+_PROBE_TIMEOUT: Final = aiohttp.ClientTimeout(total=2)
+_GRACE_SECONDS: Final = 15.0
+_SYSTEM_FOLDERS: Final = "/usr/local/sbin:/usr/sbin:/sbin"  # not in everybody's PATH on Debian
+
+_HAPROXY: Final = """\
+global
+    maxconn 8192
+
+defaults
+    mode http
+    timeout connect 1s
+    timeout client 60s
+    timeout server 60s
+    retries 3
+    option redispatch 1  # a connection that can't be made is tried on the other gateway
+    retry-on conn-failure
+
+frontend callers
+    bind {host}:{port}
+    default_backend gateways
+
+backend gateways
+    balance leastconn
+    option httpchk GET /readyz
+    http-check expect status 200
+    default-server check inter 250ms fall 1 rise 2
+{servers}
+"""
+
+
+def free_ports(count: int, *hosts: str) -> list[int]:
+    """TCP ports that nobody uses now, on all of these addresses; found together, so that they differ."""
+    found: dict[int, list[socket.socket]] = {}
+    try:
+        while len(found) < count:
+            sockets = [socket.create_server((HOST, 0))]
+            port = sockets[0].getsockname()[1]
+            found[port] = sockets
+            sockets.extend(socket.create_server((host, port)) for host in hosts if host != HOST)
+    finally:
+        for each in (each for sockets in found.values() for each in sockets):
+            each.close()
+    return list(found)
+
+
+class Gateway(Child):
+    """An `eagleeye gateway` on free ports.
+
+    Args:
+        name: for people; its log is named after it.
+        folder: where its log goes.
+        options: of the command, such as `triton_url`.
+    """
+
+    def __init__(self, name: str, folder: Path, **options: object) -> None:
+        self.port, grpc_port = free_ports(2)
+        self.url = f"http://{HOST}:{self.port}"
+        told = {
+            "http_port": self.port,
+            "grpc_port": grpc_port,
+            "log_format": "json",
+            "grace_seconds": _GRACE_SECONDS,
+            **options,
+        }
+        flags = [f"--{option.replace('_', '-')}={value}" for option, value in told.items()]
+        super().__init__(
+            name=name,
+            command=[sys.executable, "-m", "eagleeye", "gateway", *flags],
+            environment=without_settings(os.environ),
+            log=folder / f"{name.replace(' ', '-')}.log",
+            stop_seconds=_GRACE_SECONDS + 10,
+            report=_say,
+            restarts_itself=False,
+        )
+
+    async def until_ready(self, timeout_seconds: float = 60) -> None:
+        """Wait until `/readyz` says so.
+
+        Raises:
+            TimeoutError: it does not in time; the message has the end of its log.
+        """
+        await until_answered(f"{self.url}/readyz", timeout_seconds, self)
+
+
+class HAProxy(Child):
+    """HAProxy in front of some gateways.
+
+    HAProxy and not nginx, because it asks each gateway's `/readyz` by itself: a gateway that drains gets no new
+    requests within a quarter of a second, while it still answers. The free nginx learns of it from requests that fail.
+    """
+
+    def __init__(self, folder: Path, gateways: Sequence[Gateway]) -> None:
+        program = shutil.which("haproxy", path=f"{os.environ.get('PATH', os.defpath)}:{_SYSTEM_FOLDERS}")
+        if program is None:
+            raise click.ClickException("there is no haproxy here; install it with: sudo apt-get install haproxy")
+        (port,) = free_ports(1)
+        self.url = f"http://{HOST}:{port}"
+        servers = "\n".join(f"    server gateway-{n} {HOST}:{gateway.port}" for n, gateway in enumerate(gateways))
+        config = folder / "haproxy.cfg"
+        config.write_text(_HAPROXY.format(host=HOST, port=port, servers=servers))
+        super().__init__(
+            name="HAProxy",
+            command=[program, "-db", "-f", config],  # in the foreground
+            environment=dict(os.environ),
+            log=folder / "haproxy.log",
+            stop_seconds=5,
+            report=_say,
+            restarts_itself=False,
+        )
+
+    async def until_ready(self, timeout_seconds: float = 10) -> None:
+        """Wait until it passes requests on to a ready gateway.
+
+        Raises:
+            TimeoutError: it does not in time; the message has the end of its log.
+        """
+        await until_answered(f"{self.url}/readyz", timeout_seconds, self)
+
+
+async def until_answered(url: str, timeout_seconds: float, child: Child) -> None:
+    """Wait until a GET is answered 200.
+
+    Raises:
+        TimeoutError: it is not in time, or the child died; the message has the end of its log.
+    """
+    deaths, loop = child.deaths, asyncio.get_running_loop()
+    give_up_at = loop.time() + timeout_seconds
+    async with aiohttp.ClientSession() as session:
+        while not await _is_answered(session, url):
+            if child.deaths > deaths or loop.time() > give_up_at:
+                raise TimeoutError(f"{child.name} has died, or is not ready within {timeout_seconds:g} s{child.tail()}")
+            await asyncio.sleep(_POLL_SECONDS)
+
+
+async def _is_answered(session: aiohttp.ClientSession, url: str) -> bool:
+    try:
+        async with session.get(url, timeout=_PROBE_TIMEOUT) as response:
+            return response.status == _HTTP_OK
+    except (aiohttp.ClientError, TimeoutError, OSError):
+        return False
+
+
+def _say(line: str) -> None:
+    click.echo(f"  {line}", err=True)
