@@ -10,27 +10,33 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from export.contract import MAX_TOP_K
-from export.errors import ExportError
+from export.engine import EngineOptions, ensure
+from export.errors import ExportError, PlanError
 from export.pipeline import ExportOptions, export_model
+from export.plan_options import plan_options, take_plan_options
+from export.precision_options import precision_options, take_gate
+from export.tensorrt import this_machine
 from export.variants import VARIANTS
+from export.weights_options import take_checkpoint, weights_options
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from export.pipeline import ExportSummary
 
 DEFAULT: Final = {field.name: field.default for field in dataclasses.fields(ExportOptions)}
-FILE: Final = click.Path(exists=True, dir_okay=False, path_type=Path)
 SIZES: Final = ", ".join(f"{variant.name} {variant.input_size}" for variant in VARIANTS.values())
 
 
 @click.command(context_settings={"show_default": True})
 @click.option("--variant", required=True, type=click.Choice(list(VARIANTS)), help="Published structure of the network.")
-@click.option("--checkpoint", required=True, type=FILE, help="Official PyTorch checkpoint. No code in it is ever run.")
-@click.option("--labels", required=True, type=FILE, help="Class names, one per line, in the checkpoint's order.")
-@click.option("--name", required=True, help="Name of the model in Triton: letters, digits, '_', '-', '.'.")
+@weights_options
 @click.option(
     "--repository",
-    required=True,
     type=click.Path(file_okay=False, path_type=Path),
+    default=Path("model_repository"),
+    envvar="EAGLEEYE_MODEL_REPOSITORY",
+    show_envvar=True,
     help="Triton's model repository. Created if need be.",
 )
 @click.option(
@@ -74,6 +80,20 @@ SIZES: Final = ", ".join(f"{variant.name} {variant.input_size}" for variant in V
     type=click.FloatRange(0, 1),
     help="Measured COCO mAP, to be shown with the model.",
 )
+@precision_options
+@click.option(
+    "--tensorrt-accelerator",
+    metavar="FOLDER",
+    help="Let ONNX Runtime hand the graph to TensorRT on GPUs, with engines cached in this folder as Triton sees it.",
+)
+@click.option(
+    "--format",
+    "file_format",
+    type=click.Choice(["onnx", "tensorrt"]),
+    default="onnx",
+    help="What Triton serves: the ONNX file, or a TensorRT plan for the GPU of this machine, built from it.",
+)
+@plan_options
 def export(**options: Any) -> None:
     """Turn a DAMO-YOLO checkpoint into a model that Triton serves.
 
@@ -86,11 +106,35 @@ def export(**options: Any) -> None:
         click.echo(f"{time.monotonic() - started:5.1f} s  {step}", err=True)
 
     try:
+        engine_options = EngineOptions(*take_plan_options(options))
+        if is_plan_wanted := options.pop("file_format") == "tensorrt":
+            this_machine()  # says at once what is missing, and not after the export
+            engine_options.plan.profile(options["max_batch_size"])
+        take_gate(options)
+        take_checkpoint(options, show)
         summary = export_model(ExportOptions(**options), show)
+        for line in describe(summary):
+            click.echo(line)
+        if is_plan_wanted:
+            click.echo(add_plan(options["repository"], options["name"], engine_options, show))
     except ExportError as error:
         raise click.ClickException(str(error)) from error
-    for line in describe(summary):
-        click.echo(line)
+
+
+def add_plan(repository: Path, name: str, options: EngineOptions, progress: Callable[[str], None]) -> str:
+    """Let a plan serve an exported model; a line about it.
+
+    Raises:
+        PlanError: there is none; the ONNX file serves.
+    """
+    ensured = ensure(repository, name, options, progress)
+    if not ensured.has_plan:
+        raise PlanError(f"{name} serves its ONNX file, as there is no plan: {ensured.reason}")
+    parameter = ensured.model.parameter
+    return (
+        f"plan              {ensured.outcome}: {parameter('gpu_name')}, TensorRT {parameter('tensorrt_version')}, "
+        f"batches {parameter('plan_batch_sizes')}"
+    )
 
 
 def describe(summary: ExportSummary) -> list[str]:
@@ -101,7 +145,8 @@ def describe(summary: ExportSummary) -> list[str]:
         return [f"{did} {where} ({summary.seconds:.1f} s)"]
     built, mebibytes = summary.built, len(summary.built.onnx) / 2**20
     return [
-        f"published         {where}",
+        *verdict_lines(summary),
+        f"{'published' if summary.outcome == 'published' else 'published before':16}  {where}",
         f"parameters        {built.parameters / 1e6:.3f} million",
         f"computation       {built.gflops:.3f} GFLOPs per image",
         f"file              {mebibytes:.2f} MiB",
@@ -109,6 +154,15 @@ def describe(summary: ExportSummary) -> list[str]:
         f"box difference    {built.differences.box_pixels:.1e} pixels at most",
         f"time              {summary.seconds:.1f} s",
     ]
+
+
+def verdict_lines(summary: ExportSummary) -> list[str]:
+    """What the gate measured, class by class; nothing without a gate."""
+    if summary.verdict is None:
+        return []
+    from export.gate_report import describe as describe_verdict  # noqa: PLC0415
+
+    return [*describe_verdict(summary.verdict, summary.model.parameter("precision")), ""]
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from export.checkpoint import load_detector
 from export.damoyolo import DamoYolo, ServedDetector
 from export.onnx import export_onnx
+from export.precision import Precision, convert
 from export.verify import BATCHES, Differences, references, verify
 
 if TYPE_CHECKING:
@@ -20,12 +21,19 @@ if TYPE_CHECKING:
 
     from export.variants import Variant
 
+FP32: Final = Precision()
+
 
 @dataclass(frozen=True, slots=True)
 class BuiltModel:
     """A graph that was verified, with its figures."""
 
     onnx: bytes
+    """In its precision."""
+    fp32: bytes
+    """The same graph in FP32, from which it was converted."""
+    float_layers: tuple[str, ...]
+    """Layers of an INT8 graph that are not INT8."""
     differences: Differences
     parameters: int
     """Trainable numbers of the deployed form, as the official tables count them."""
@@ -34,9 +42,16 @@ class BuiltModel:
 
 
 def build(
-    checkpoint: Path, variant: Variant, *, labels: int, size: int, top_k: int, progress: Callable[[str], None]
+    checkpoint: Path,
+    variant: Variant,
+    *,
+    labels: int,
+    size: int,
+    top_k: int,
+    progress: Callable[[str], None],
+    precision: Precision = FP32,
 ) -> BuiltModel:
-    """Load, deploy, export, verify.
+    """Load, deploy, export, verify; for a lower precision, convert and verify once more.
 
     Args:
         checkpoint: an official file.
@@ -45,8 +60,10 @@ def build(
         size: side of the square input in pixels, a multiple of 32.
         top_k: candidates per image.
         progress: called with a phrase before each step.
+        precision: what to compute in.
 
     Raises:
+        OptionError: what a precision needs is not there.
         CheckpointError: the checkpoint does not fit.
         GraphError: the exported graph breaks the contract.
         VerificationError: the exported graph does not compute what the network computes.
@@ -60,7 +77,13 @@ def build(
     served = export_onnx(ServedDetector(detector, top_k))
     progress("comparing ONNX Runtime with torch")
     differences = verify(served, expected, variant.tolerance)
-    return BuiltModel(served, differences, count_parameters(detector), count_gflops(detector))
+    converted = convert(served, precision, progress)
+    if converted.onnx != served:
+        progress(f"comparing ONNX Runtime in {precision.name} with torch")
+        differences = verify(converted.onnx, expected, variant.tolerance, precision.name)
+    return BuiltModel(
+        converted.onnx, served, converted.float_layers, differences, count_parameters(detector), count_gflops(detector)
+    )
 
 
 def count_parameters(detector: DamoYolo) -> int:

@@ -15,6 +15,10 @@ class CheckpointError(ExportError):
     """The checkpoint cannot be read, or does not fit the variant or the labels."""
 
 
+class DownloadError(ExportError):
+    """An official checkpoint cannot be had, or is not the one that was pinned."""
+
+
 class GraphError(ExportError):
     """The exported graph is not what the served model's contract says."""
 
@@ -25,3 +29,11 @@ class VerificationError(ExportError):
 
 class RepositoryError(ExportError):
     """The model repository cannot take the model."""
+
+
+class PlanError(ExportError):
+    """A TensorRT plan cannot be built here."""
+
+
+class GateError(ExportError):
+    """The accuracy of a model could not be measured, or is too low."""

@@ -48,6 +48,8 @@ class Metrics:
 
     mean: AveragePrecision
     per_class: dict[str, AveragePrecision]
+    curves: dict[str, list[float] | None]
+    """For each class the precision at IoU 0.5 for recalls of 0, 0.01, ..., 1; None without ground truth."""
 
 
 def coco_metrics(annotations: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> Metrics:
@@ -80,7 +82,11 @@ def coco_metrics(annotations: Mapping[str, Any], results: Sequence[Mapping[str, 
         names[category_id]: _average(precision[:, :, [position]])
         for position, category_id in enumerate(evaluation.params.catIds)
     }
-    return Metrics(_average(precision), per_class)
+    curves = {
+        names[category_id]: _curve(precision[0, :, position])
+        for position, category_id in enumerate(evaluation.params.catIds)
+    }
+    return Metrics(_average(precision), per_class, curves)
 
 
 def _coco_index(annotations: Mapping[str, Any], boxes: Sequence[Mapping[str, Any]]) -> Any:
@@ -97,6 +103,10 @@ def _coco_index(annotations: Mapping[str, Any], boxes: Sequence[Mapping[str, Any
     }
     coco.createIndex()
     return coco
+
+
+def _curve(precision: Any) -> list[float] | None:
+    return None if (precision < 0).any() else [float(value) for value in precision]
 
 
 def _average(precision: Any) -> AveragePrecision:

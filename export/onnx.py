@@ -45,7 +45,7 @@ def export_onnx(model: ServedDetector) -> bytes:
     # The tracer leaves symbols for some sizes that are known; declared here, they are proved by the check below.
     del graph.graph.output[:]
     graph.graph.output.extend(_declared_outputs(model))
-    _check(graph)
+    check_graph(graph)
     return bytes(graph.SerializeToString(deterministic=True))
 
 
@@ -85,7 +85,12 @@ def _declared_outputs(model: ServedDetector) -> list[onnx.ValueInfoProto]:
     ]
 
 
-def _check(graph: onnx.ModelProto) -> None:
+def check_graph(graph: onnx.ModelProto) -> None:
+    """Require a valid graph whose tensors have the declared types and sizes, and in which only the batch is open.
+
+    Raises:
+        GraphError: it is not.
+    """
     try:
         onnx.checker.check_model(graph, full_check=True)
         onnx.shape_inference.infer_shapes(graph, check_type=True, strict_mode=True, data_prop=True)

@@ -20,6 +20,7 @@ from tritonclient.grpc import model_config_pb2 as pb
 
 from export.contract import INPUT, OPSET, OUTPUTS
 from export.errors import OptionError, RepositoryError
+from export.plan_config import accelerate, serving_onnx
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 
 CONFIG_FILE: Final = "config.pbtxt"
 MODEL_FILE: Final = "model.onnx"
+
+MEASURED: Final = ("map50_95", "map50_95_fp32", "evaluated_on")
+"""Parameters that tell what a graph is worth. They are there where somebody measured it."""
 
 NAME: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,127}")
 """Model names that are safe as file names, in URLs and in metric labels."""
@@ -50,10 +54,20 @@ class ModelDescription:
     """What the gateway uses where a caller names none."""
     iou_threshold: float
     map50_95: float | None
+    tensorrt_accelerator: str | None
+    """Cache folder, as Triton sees it, of ONNX Runtime's TensorRT; None: without."""
     checkpoint_sha256: str
     exporter_version: str
     export_key: str
     """Digest of everything that decides what `model.onnx` holds."""
+    precision: str = "fp32"
+    """A name of `export.precision.PRECISIONS`."""
+    float_layers: tuple[str, ...] = ()
+    """Layers of an INT8 graph that are not INT8."""
+    map50_95_fp32: float | None = None
+    """What the same model reached in FP32 on the images of `map50_95`, if that was measured."""
+    evaluated_on: str | None = None
+    """SHA-256 of the annotations that the gate measured both with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +94,12 @@ class PublishedModel:
             self.parameter("export_key") == export_key
             and self.model_file.is_file()
             and self.parameter("model_sha256") == file_sha256(self.model_file)
+        )
+
+    def same_graph(self, config: Any) -> bool:
+        """Whether a config tells of the same graph."""
+        return "model_sha256" in config.parameters and (
+            self.parameter("model_sha256") == config.parameters["model_sha256"].string_value
         )
 
 
@@ -113,11 +133,18 @@ def model_config(model: ModelDescription, model_sha256: str) -> Any:
     config.dynamic_batching.max_queue_delay_microseconds = model.queue_delay_microseconds
     config.instance_group.add(count=model.instances)  # no kind: on the GPU where there is one, else on the CPU
     config.version_policy.latest.num_versions = 1  # a new version replaces the old one, without a restart
-    for batch_size in sorted({1, model.max_batch_size}):
+    for batch_size in warm_batch_sizes(model.max_batch_size):
         config.model_warmup.append(_warmup(model.size, batch_size))
     for key, value in _parameters(model, model_sha256).items():
         config.parameters[key].string_value = value
+    if model.tensorrt_accelerator is not None:
+        accelerate(config, model.tensorrt_accelerator)
     return config
+
+
+def warm_batch_sizes(largest: int) -> list[int]:
+    """The batch sizes that a model runs before it is ready: the powers of two below the largest, and the largest."""
+    return [*(2**power for power in range((largest - 1).bit_length())), largest]
 
 
 def _warmup(size: int, batch_size: int) -> Any:
@@ -134,7 +161,7 @@ def _parameters(model: ModelDescription, model_sha256: str) -> dict[str, str]:
         "labels": json.dumps(model.labels, ensure_ascii=False),
         "resize": "stretch",
         "variant": model.variant,
-        "precision": "fp32",
+        "precision": model.precision,
         "opset": str(OPSET),
         "score_threshold": str(model.score_threshold),
         "iou_threshold": str(model.iou_threshold),
@@ -143,8 +170,11 @@ def _parameters(model: ModelDescription, model_sha256: str) -> dict[str, str]:
         "exporter_version": model.exporter_version,
         "export_key": model.export_key,
     }
-    if model.map50_95 is not None:
-        parameters["map50_95"] = str(model.map50_95)
+    if model.precision == "int8":
+        parameters["float_layers"] = json.dumps(model.float_layers)
+    for key in MEASURED:
+        if getattr(model, key) is not None:
+            parameters[key] = str(getattr(model, key))
     return parameters
 
 
@@ -214,6 +244,8 @@ def publish(repository: Path, config: Any, model: bytes) -> PublishedModel:
         if published is None:
             return _publish_first(repository, staging, config, model)
         require_same_interface(published, config)
+        if serving_onnx(published.config) != published.config:  # a plan's config would not load the new version
+            _replace_config(published.directory, staging, serving_onnx(published.config))
         return _publish_next(published, staging, config, model)
 
 
@@ -226,6 +258,70 @@ def replace_config(published: PublishedModel, config: Any) -> PublishedModel:
     with _staging(published.directory.parent) as staging:
         _replace_config(published.directory, staging, config)
     return PublishedModel(published.directory, config, published.version)
+
+
+def serve(published: PublishedModel, config: Any, plan: Path | None = None) -> PublishedModel:
+    """Let Triton serve the newest version of a model by another config, in one step; as it was where nothing changes.
+
+    Args:
+        published: the model as it was read.
+        config: the wanted `ModelConfig`.
+        plan: a file that the version shall hold first, under the name that `config` gives to the model's file.
+
+    Raises:
+        RepositoryError: the repository cannot be written, or somebody else changed the model since it was read.
+    """
+    if plan is None and config == published.config:
+        return published
+    with _staging(published.directory.parent) as staging:
+        _require_unchanged(published, config)
+        version = published.directory / str(published.version)
+        for unused in version.glob("model.*.plan"):  # the one in use stays until the next time: it may be loading
+            if unused.name != published.config.default_model_filename:
+                unused.unlink()
+        if plan is not None:
+            _copy(plan, staging / "plan")
+            _rename(staging / "plan", version / config.default_model_filename)
+        _replace_config(published.directory, staging, config)
+    return PublishedModel(published.directory, config, published.version)
+
+
+def _require_unchanged(published: PublishedModel, wanted: Any) -> None:
+    """Refuse to write over what somebody else wrote, unless it is what is wanted."""
+    current = find_published(published.directory.parent, published.directory.name)
+    if current is None or current.version != published.version or current.config not in (published.config, wanted):
+        raise RepositoryError(f"{published.directory} was changed by somebody else just now; run this again")
+
+
+def copy_newest(source: PublishedModel, config: Any, repository: Path) -> None:
+    """Have a model's newest version in another repository, under the same number; nothing where it is there already.
+
+    Args:
+        source: the model.
+        config: what its config shall be there.
+        repository: created if need be.
+
+    Raises:
+        RepositoryError: the repository cannot be written, or holds a newer version or another model of that name.
+    """
+    with _staging(repository) as staging:
+        there = find_published(repository, config.name)
+        if there is not None and there.version == source.version and there.same_graph(config):
+            return
+        (staging / "model").mkdir()
+        version = staging / "model" / str(source.version)
+        version.mkdir()
+        _copy(source.model_file, version / MODEL_FILE)
+        if there is None:
+            _write(staging / "model" / CONFIG_FILE, _as_text(config))
+            _rename(staging / "model", repository / config.name)
+            return
+        require_same_interface(there, config)
+        if there.version >= source.version:
+            raise RepositoryError(f"{there.directory} holds version {there.version} of another origin; empty it first")
+        _replace_config(there.directory, staging, serving_onnx(there.config))
+        _rename(version, there.directory / str(source.version))
+        _replace_config(there.directory, staging, config)
 
 
 def _publish_first(repository: Path, staging: Path, config: Any, model: bytes) -> PublishedModel:
@@ -306,6 +402,13 @@ def _write(path: Path, content: bytes) -> None:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
+
+
+def _copy(source: Path, target: Path) -> None:
+    with source.open("rb") as original, target.open("wb") as copy:
+        shutil.copyfileobj(original, copy)
+        copy.flush()
+        os.fsync(copy.fileno())
 
 
 def _rename(staged: Path, target: Path) -> None:

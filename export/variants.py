@@ -43,6 +43,10 @@ class Tolerance:
     score: float
     box_pixels: float
 
+    def times(self, factor: float) -> Tolerance:
+        """Both, multiplied."""
+        return Tolerance(self.score * factor, self.box_pixels * factor)
+
 
 @dataclass(frozen=True, slots=True)
 class Variant:
@@ -70,6 +74,9 @@ class Variant:
     iou_threshold: float
     """Official threshold of the class-wise NMS."""
     tolerance: Tolerance
+    float_layers: tuple[str, ...] | None = None
+    """What the official study of INT8 keeps in floating point: layers, or parts of the network. None: it says nothing
+    about this variant."""
 
     @property
     def feature_channels(self) -> tuple[int, int, int]:
@@ -134,6 +141,7 @@ def _general(  # what T, S, M and L share
     neck_channels: tuple[int, int, int],
     neck_blocks: int,
     tolerance: Tolerance,
+    float_layers: tuple[str, ...] | None = None,
     neck_expansion: float = 1.0,
 ) -> Variant:
     return Variant(
@@ -153,6 +161,7 @@ def _general(  # what T, S, M and L share
         score_threshold=0.05,
         iou_threshold=0.7,
         tolerance=tolerance,
+        float_layers=float_layers,
     )
 
 
@@ -197,6 +206,7 @@ _ALL: Final = (
         neck_channels=(64, 128, 256),
         neck_blocks=3,
         tolerance=Tolerance(score=5e-4, box_pixels=0.1),
+        float_layers=("neck",),
     ),
     _general(
         "S",
@@ -213,6 +223,17 @@ _ALL: Final = (
         neck_blocks=3,
         neck_expansion=0.75,
         tolerance=Tolerance(score=5e-4, box_pixels=0.1),
+        float_layers=(
+            "neck.merge_3.conv1",
+            "neck.merge_4.conv1",
+            "neck.merge_4.conv3",
+            "neck.merge_5.conv2",
+            "neck.bu_conv57",
+            "neck.merge_7.conv2",
+            "neck.bu_conv46",
+            "neck.merge_6.conv1",
+            "neck.merge_6.conv3",
+        ),
     ),
     # The official tables of M and L have two rows for the third stage, and count the downsampling convolution as a
     # block. Here stand the blocks that are really built.
@@ -224,6 +245,7 @@ _ALL: Final = (
         neck_channels=(128, 256, 512),
         neck_blocks=4,
         tolerance=Tolerance(score=1e-3, box_pixels=0.2),
+        float_layers=("neck", *(f"backbone.csp_stage.{stage}.conv_shortcut" for stage in range(1, 5))),
     ),
     _general(
         "L",

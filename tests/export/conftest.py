@@ -9,10 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from export.damoyolo import DamoYolo
+from export.damoyolo import DamoYolo, ServedDetector
+from export.onnx import export_onnx
 from export.pipeline import ExportOptions, export_model
 from export.variants import VARIANTS
+from export.verify import sample_images
 
 CHECKPOINTS = Path(__file__).resolve().parents[2] / "export" / "checkpoints"
 
@@ -113,3 +116,23 @@ def shipped(tmp_path_factory):
 def exported(shipped):
     """Summary of the shipped checkpoint's export. Tests may read the repository, and not change it."""
     return export_model(shipped)
+
+
+@pytest.fixture(scope="session")
+def small_graph():
+    """A served graph of the smallest variant at (64, 64), with random weights, in FP32."""
+    torch.manual_seed(0)
+    detector = DamoYolo(VARIANTS["Ns"], 3, (64, 64))
+    with torch.no_grad():
+        for parameter in detector.parameters():  # a new network has biases that are all alike
+            parameter += 0.1 * torch.randn_like(parameter)
+    return export_onnx(ServedDetector(detector.deploy(), 50))
+
+
+@pytest.fixture(scope="session")
+def calibration_folder(tmp_path_factory):
+    """Six small PNG files that look different from one another."""
+    folder = tmp_path_factory.mktemp("calibration")
+    for number, pixels in enumerate(sample_images(6, (96, 96))):
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+    return folder

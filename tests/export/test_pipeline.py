@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import export.build
-from export.errors import CheckpointError, OptionError, RepositoryError, VerificationError
+from export.errors import CheckpointError, GraphError, OptionError, RepositoryError, VerificationError
 from export.onnx import export_onnx
 from export.pipeline import export_model
 from export.repository import file_sha256, find_published
@@ -169,6 +169,16 @@ def test_failed_verification_leaves_nothing(shipped, tmp_path, monkeypatch):
     monkeypatch.setattr(export.build, "export_onnx", wrong)
 
     with pytest.raises(VerificationError, match="differs from torch"):
+        export_model(dataclasses.replace(shipped, repository=tmp_path / "repository", size=64))
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_graph_that_tensorrt_refuses_leaves_nothing(shipped, tmp_path, monkeypatch):
+    """A graph that GPUs could not run one day is not published, though ONNX Runtime runs it."""
+    monkeypatch.setattr("export.tensorrt_support.MAX_TOP_K", 50)
+
+    with pytest.raises(GraphError, match="its K is 84, and at most 50 are possible"):
         export_model(dataclasses.replace(shipped, repository=tmp_path / "repository", size=64))
 
     assert list(tmp_path.iterdir()) == []

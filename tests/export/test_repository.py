@@ -36,6 +36,7 @@ def description(**changes):
         "score_threshold": 0.4,
         "iou_threshold": 0.65,
         "map50_95": None,
+        "tensorrt_accelerator": None,
         "checkpoint_sha256": "c" * 64,
         "exporter_version": "1.2.3",
         "export_key": "k" * 64,
@@ -115,6 +116,8 @@ def test_config(repository):
     assert [(g.count, g.kind) for g in config.instance_group] == [(2, pb.ModelInstanceGroup.KIND_AUTO)]
     assert [(w.batch_size, list(w.inputs["images"].dims)) for w in config.model_warmup] == [
         (1, [64, 64, 3]),
+        (2, [64, 64, 3]),
+        (4, [64, 64, 3]),
         (8, [64, 64, 3]),
     ]
     assert {key: value.string_value for key, value in config.parameters.items()} == {
@@ -133,9 +136,34 @@ def test_config(repository):
     }
 
 
-def test_batch_of_one_warms_up_once():
-    """A model without batching has one warm-up sample, not two of one name."""
-    assert [sample.batch_size for sample in config_for(b"", max_batch_size=1).model_warmup] == [1]
+@pytest.mark.parametrize("largest, sizes", [(1, [1]), (2, [1, 2]), (6, [1, 2, 4, 6]), (16, [1, 2, 4, 8, 16])])
+def test_batch_sizes_to_warm_up(largest, sizes):
+    """Each batch size has one warm-up sample with a name of its own, the largest included."""
+    samples = config_for(b"", max_batch_size=largest).model_warmup
+
+    assert [sample.batch_size for sample in samples] == sizes
+    assert len({sample.name for sample in samples}) == len(sizes)
+
+
+def test_measured_facts_and_precision_are_parameters():
+    """What a model computes in and what it reached stand in its config; what nobody measured does not."""
+    measured = config_for(
+        b"",
+        precision="int8",
+        float_layers=("neck.bu_conv13",),
+        map50_95=0.57,
+        map50_95_fp32=0.58,
+        evaluated_on="a" * 64,
+    ).parameters
+
+    assert measured["precision"].string_value == "int8"
+    assert measured["float_layers"].string_value == '["neck.bu_conv13"]'
+    assert [measured[key].string_value for key in ("map50_95", "map50_95_fp32", "evaluated_on")] == [
+        "0.57",
+        "0.58",
+        "a" * 64,
+    ]
+    assert not {"float_layers", "map50_95", "map50_95_fp32", "evaluated_on"} & set(config_for(b"").parameters)
 
 
 @pytest.mark.parametrize(
