@@ -9,7 +9,7 @@ import warnings
 
 import click
 
-from eagleeye.options import options, refuse_unknown_environment
+from eagleeye.options import SettingsCommand, options, refuse_unknown_environment
 from gateway import logs, tracing
 from gateway.keys import KeysFileError
 from gateway.server import serve
@@ -17,7 +17,7 @@ from gateway.settings import Settings, refuse_open_doors
 from gateway.tls import TlsError
 
 
-@click.command(context_settings={"max_content_width": 120})
+@click.command(cls=SettingsCommand, context_settings={"max_content_width": 120})
 @options(Settings)
 def gateway(**values: object) -> None:
     """Serve detections over REST and gRPC: decode, resize, ask Triton, NMS, answer.

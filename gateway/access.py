@@ -7,7 +7,7 @@ import hmac
 import time
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Final
 
 import structlog
 
@@ -16,11 +16,11 @@ from gateway.files import fingerprint
 from gateway.keys import Key, KeysFileError, hash_secret, read_keys
 from gateway.model import find
 from gateway.priority import Priority
+from gateway.reloaded import Reloaded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
-    from types import TracebackType
 
     from gateway.deadline import Deadline
     from gateway.detections import RawPredictions
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from gateway.model import Model
 
 _NANOSECONDS: Final = 1_000_000_000
-_LOOK_INTERVAL_SECONDS: Final = 1.0
 _BEARER: Final = "bearer "
 _NO_HASH: Final = "0" * 64
 
@@ -165,7 +164,7 @@ def permitted_priority(asked: Priority | None) -> Priority:
     return asked or max(highest, Priority.NORMAL, key=lambda priority: priority.rank)
 
 
-class Access:
+class Access(Reloaded):
     """Knows the keys of the file at `path`. While entered, a change of the file counts within about a second.
 
     A file that becomes unreadable or wrong changes nothing but for an error in the log: the keys before it stay.
@@ -182,16 +181,6 @@ class Access:
         self._callers: dict[str, Caller] = {}
         self._seen = fingerprint(path)
         self._take_over(read_keys(path))
-
-    async def __aenter__(self) -> Self:
-        self._watching = asyncio.create_task(self._watch(), name="watch the keys file")
-        return self
-
-    async def __aexit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._watching.cancel()
-        await asyncio.gather(self._watching, return_exceptions=True)
 
     def identify(self, secret: str | None) -> Caller:
         """Whose key `secret` is.
@@ -221,11 +210,6 @@ class Access:
             return
         self._take_over(keys)
         _log.info("keys read", path=str(self._path), keys=len(keys))
-
-    async def _watch(self) -> None:
-        while True:
-            await asyncio.sleep(_LOOK_INTERVAL_SECONDS)
-            await self.reload()
 
     def _take_over(self, keys: tuple[Key, ...]) -> None:
         """There is one bucket for each key of the file and no other, which bounds the memory that they take."""
@@ -267,9 +251,11 @@ class Permitted:
             raise ModelNotFound("none of the models that this key allows is served")
         return find(models, name, version)
 
-    async def predict(self, model: Model, version: int, tensor: UInt8Array, deadline: Deadline) -> RawPredictions:
+    async def predict(
+        self, model: Model, version: int, tensor: UInt8Array, deadline: Deadline, *, is_replaceable: bool = False
+    ) -> RawPredictions:
         """See `gateway.detector.Predictor.predict`."""
-        return await self._served.predict(model, version, tensor, deadline)
+        return await self._served.predict(model, version, tensor, deadline, is_replaceable=is_replaceable)
 
 
 def _permitted(models: Mapping[str, Model]) -> dict[str, Model]:

@@ -37,7 +37,7 @@ _MAX_RETRY_AFTER_SECONDS: Final = 60  # of a service that has all but stopped, n
 class Slot:
     """An image's place: it waits for it until it is `granted`, and holds it until its answer is there."""
 
-    line: _Line
+    station: _Station
     priority: Priority
     flow: str
     deadline: Deadline
@@ -53,8 +53,11 @@ class Slot:
 
 
 @dataclass(eq=False, slots=True)
-class _Line:
-    """What there is of one model: images that wait, and by lane, how many are in slots (`held`) or either (`there`)."""
+class _Station:
+    """The queue of one model and its slots, as queueing theory calls both together.
+
+    By lane: how many images are in slots (`held`), and how many wait or are in slots (`there`).
+    """
 
     model: str
     queue: FairQueue[Slot] = field(default_factory=FairQueue)
@@ -107,7 +110,7 @@ class Admission:
         self._metrics = metrics
         self._max_unmeasured = max_unmeasured
         self._clock = clock
-        self._lines: dict[str, _Line] = {}
+        self._stations: dict[str, _Station] = {}
         self._starting = 0
 
     def check(self, model: str, priority: Priority, flow: str, timeout_seconds: float) -> None:
@@ -122,17 +125,17 @@ class Admission:
         Raises:
             Overloaded: it carries the seconds that the image would wait.
         """
-        line = self._line(model)
-        if self._may_start(line, priority, flow):
+        station = self._station(model)
+        if self._may_start(station, priority, flow):
             return
-        if not line.queue:
+        if not station.queue:
             return  # somebody must wait for it to be known how long that takes
-        wait_seconds = self._wait_seconds(line, priority, flow)
+        wait_seconds = self._wait_seconds(station, priority, flow)
         if wait_seconds is None:
-            if line.queue.turns_ahead(priority, flow) >= self._max_unmeasured:
-                raise self._refusal(line, 0.0, "queue", f"{len(line.queue)} images wait for {model} already")
-        elif wait_seconds + line.service.upper_seconds > timeout_seconds * _PLANNED_SHARE:
-            raise self._refusal(line, wait_seconds, "deadline", _too_late(wait_seconds, timeout_seconds))
+            if station.queue.turns_ahead(priority, flow) >= self._max_unmeasured:
+                raise self._refusal(station, 0.0, "queue", f"{len(station.queue)} images wait for {model} already")
+        elif wait_seconds + station.service.upper_seconds > timeout_seconds * _PLANNED_SHARE:
+            raise self._refusal(station, wait_seconds, "deadline", _too_late(wait_seconds, timeout_seconds))
 
     @asynccontextmanager
     async def slot(self, model: str, priority: Priority, flow: str, deadline: Deadline) -> AsyncIterator[Slot]:
@@ -143,17 +146,17 @@ class Admission:
             Overloaded: it would be too late, or in spite of what was expected it has become so.
         """
         self.check(model, priority, flow, deadline.remaining_seconds())
-        line = self._line(model)
-        slot = Slot(line, priority, flow, deadline, asyncio.get_running_loop().create_future())
+        station = self._station(model)
+        slot = Slot(station, priority, flow, deadline, asyncio.get_running_loop().create_future())
         start = self._clock()
         await self._enter(slot)
         self._metrics.stage_seconds.labels("queue", model).observe(self._clock() - start)
         try:
             with self._metrics.inflight.labels(model).track_inprogress():
                 yield slot
-            line.service.add(self._clock() - slot.since)
+            station.service.add(self._clock() - slot.since)
         except BaseException:
-            line.service.add_at_least(self._clock() - slot.since)
+            station.service.add_at_least(self._clock() - slot.since)
             raise
         finally:
             self._leave(slot)
@@ -166,18 +169,18 @@ class Admission:
             self._fill()
 
     async def _enter(self, slot: Slot) -> None:
-        line = slot.line
-        line.there[slot.lane] += 1
-        line.queue.push(slot, slot.priority, slot.flow)
-        self._observe(line)
+        station = slot.station
+        station.there[slot.lane] += 1
+        station.queue.push(slot, slot.priority, slot.flow)
+        self._observe(station)
         self._fill()
         if slot.granted.done():
             return slot.granted.result()
         slot.has_waited = True
-        time_to_wait = slot.deadline.at - self._clock() - line.service.upper_seconds
+        time_to_wait = slot.deadline.at - self._clock() - station.service.upper_seconds
         expiry = asyncio.get_running_loop().call_later(max(time_to_wait, 0.0), self._expire, slot)
         try:
-            with self._metrics.queued.labels(line.model).track_inprogress():
+            with self._metrics.queued.labels(station.model).track_inprogress():
                 await slot.granted
         except asyncio.CancelledError:
             if slot.granted.cancelled():
@@ -189,43 +192,43 @@ class Admission:
             expiry.cancel()
 
     def _leave(self, slot: Slot) -> None:
-        line = slot.line
-        self._observe(line)
-        line.drain.answered()
-        line.inflight -= 1
-        _count_down(line.held, slot.lane)
-        _count_down(line.there, slot.lane)
+        station = slot.station
+        self._observe(station)
+        station.drain.answered()
+        station.inflight -= 1
+        _count_down(station.held, slot.lane)
+        _count_down(station.there, slot.lane)
         self._starting -= slot.is_starting
         self._fill()
-        self._observe(line)
+        self._observe(station)
 
     def _fill(self) -> None:
         """Hand out what is free, to the models in turn: one that got something goes to the end."""
         is_filling = True
         while is_filling:
             is_filling = False
-            for line in list(self._lines.values()):
-                if line.queue and self._grant_next(line):
-                    self._lines[line.model] = self._lines.pop(line.model)
+            for station in list(self._stations.values()):
+                if station.queue and self._grant_next(station):
+                    self._stations[station.model] = self._stations.pop(station.model)
                     is_filling = True
 
-    def _grant_next(self, line: _Line) -> bool:
+    def _grant_next(self, station: _Station) -> bool:
         """Grant a slot if there is one for an image that waits; what could only be too late is refused instead."""
         slot = None
-        if self._is_free(line):
-            slot = line.queue.pop(line.may_hold())
+        if self._is_free(station):
+            slot = station.queue.pop(station.may_hold())
         if slot is None:
             return False
-        self._observe(line)
+        self._observe(station)
         if slot.granted.done():
             return True
         now = self._clock()
-        if slot.has_waited and line.inflight and slot.deadline.at - now < line.service.upper_seconds:
-            _count_down(line.there, slot.lane)
+        if slot.has_waited and station.inflight and slot.deadline.at - now < station.service.upper_seconds:
+            _count_down(station.there, slot.lane)
             self._refuse(slot)
             return True
-        line.inflight += 1
-        line.held[slot.lane] += 1
+        station.inflight += 1
+        station.held[slot.lane] += 1
         self._starting += 1
         slot.is_starting, slot.since = True, now
         slot.granted.set_result(None)
@@ -238,67 +241,67 @@ class Admission:
             self._refuse(slot)
 
     def _give_up(self, slot: Slot) -> None:
-        slot.line.queue.remove(slot, slot.priority, slot.flow)
-        _count_down(slot.line.there, slot.lane)
-        self._observe(slot.line)
+        slot.station.queue.remove(slot, slot.priority, slot.flow)
+        _count_down(slot.station.there, slot.lane)
+        self._observe(slot.station)
         self._fill()  # a flow that was not alone may be so now
 
     def _refuse(self, slot: Slot) -> None:
-        wait_seconds = self._wait_seconds(slot.line, slot.priority, slot.flow) or 0.0
+        wait_seconds = self._wait_seconds(slot.station, slot.priority, slot.flow) or 0.0
         timeout_seconds = slot.deadline.timeout_seconds
         slot.granted.set_exception(
-            self._refusal(slot.line, wait_seconds, "expired", _too_late(wait_seconds, timeout_seconds))
+            self._refusal(slot.station, wait_seconds, "expired", _too_late(wait_seconds, timeout_seconds))
         )
 
-    def _refusal(self, line: _Line, wait_seconds: float, reason: str, message: str) -> Overloaded:
-        self._metrics.shed.labels(line.model, reason).inc()
+    def _refusal(self, station: _Station, wait_seconds: float, reason: str, message: str) -> Overloaded:
+        self._metrics.shed.labels(station.model, reason).inc()
         return Overloaded(message, min(max(1, math.ceil(wait_seconds)), _MAX_RETRY_AFTER_SECONDS))
 
-    def _wait_seconds(self, line: _Line, priority: Priority, flow: str) -> float | None:
+    def _wait_seconds(self, station: _Station, priority: Priority, flow: str) -> float | None:
         """How long a new image would wait; None if nobody knows."""
-        self._observe(line)
-        rate = self._rate(line)
+        self._observe(station)
+        rate = self._rate(station)
         if rate is None:
             return None
-        turns = line.queue.turns_ahead(priority, flow) + 1
+        turns = station.queue.turns_ahead(priority, flow) + 1
         own_turns = 0.0
-        if not line.may_hold()(priority, flow):  # it is worked off at the rate of the few slots that it holds
-            own_turns = (line.queue.waiting(priority, flow) + 1) * line.inflight / line.held[priority, flow]
+        if not station.may_hold()(priority, flow):  # it is worked off at the rate of the few slots that it holds
+            own_turns = (station.queue.waiting(priority, flow) + 1) * station.inflight / station.held[priority, flow]
         return max(turns, own_turns) / max(rate, _STALLED)
 
-    def _observe(self, line: _Line) -> None:
-        slots = self._slots(line)
-        line.drain.observe(
+    def _observe(self, station: _Station) -> None:
+        slots = self._slots(station)
+        station.drain.observe(
             self._clock(),
-            is_backlog=bool(line.queue) or line.inflight >= slots,
+            is_backlog=bool(station.queue) or station.inflight >= slots,
             capacity=slots,
-            service_seconds=line.service.mean_seconds,
+            service_seconds=station.service.mean_seconds,
         )
 
-    def _slots(self, line: _Line) -> int:
-        return max(1, self._capacity(line.model))
+    def _slots(self, station: _Station) -> int:
+        return max(1, self._capacity(station.model))
 
-    def _is_free(self, line: _Line) -> bool:
-        return line.inflight < self._slots(line) and self._starting < self._max_starting
+    def _is_free(self, station: _Station) -> bool:
+        return station.inflight < self._slots(station) and self._starting < self._max_starting
 
-    def _may_start(self, line: _Line, priority: Priority, flow: str) -> bool:
-        return not line.queue and self._is_free(line) and line.may_hold()(priority, flow)
+    def _may_start(self, station: _Station, priority: Priority, flow: str) -> bool:
+        return not station.queue and self._is_free(station) and station.may_hold()(priority, flow)
 
-    def _line(self, model: str) -> _Line:
-        if model not in self._lines:
-            line = self._lines[model] = _Line(model)
-            self._metrics.drain_rate.labels(model).set_function(lambda: self._rate(line) or 0.0)
-            self._metrics.expected_wait.labels(model).set_function(lambda: self._expected_wait_seconds(line))
-        return self._lines[model]
+    def _station(self, model: str) -> _Station:
+        if model not in self._stations:
+            station = self._stations[model] = _Station(model)
+            self._metrics.drain_rate.labels(model).set_function(lambda: self._rate(station) or 0.0)
+            self._metrics.expected_wait.labels(model).set_function(lambda: self._expected_wait_seconds(station))
+        return self._stations[model]
 
-    def _expected_wait_seconds(self, line: _Line) -> float:
+    def _expected_wait_seconds(self, station: _Station) -> float:
         """How long an image would wait if it came last of all."""
-        self._observe(line)
-        rate = self._rate(line)
-        return len(line.queue) / max(rate, _STALLED) if rate is not None else 0.0
+        self._observe(station)
+        rate = self._rate(station)
+        return len(station.queue) / max(rate, _STALLED) if rate is not None else 0.0
 
-    def _rate(self, line: _Line) -> float | None:
-        return line.drain.per_second(self._slots(line))
+    def _rate(self, station: _Station) -> float | None:
+        return station.drain.per_second(self._slots(station))
 
 
 def _count_down(counter: Counter[Lane], lane: Lane) -> None:

@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from gateway.errors import GatewayError, ImageTooLarge, InvalidImage, UnsupportedMediaType
+from gateway.errors import (
+    GatewayError,
+    ImageTooLarge,
+    InvalidImage,
+    ModelNotFound,
+    TritonUnavailable,
+    UnsupportedMediaType,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Coroutine, Sequence
 
+    from gateway.core import Core
     from gateway.deadline import Deadline
-    from gateway.detector import Detector, Query, Result
+    from gateway.detector import Query, Result
+    from gateway.model import Model
     from gateway.observer import Observer
 
     Outcome = Result | GatewayError
@@ -21,10 +30,11 @@ MAX_IMAGES: Final = 32
 """The most images of one request: two full batches of a model, or half of what may wait before a rate is known."""
 
 _IMAGE_ERRORS: Final = (ImageTooLarge, InvalidImage, UnsupportedMediaType)
+_GONE: Final = (ModelNotFound, TritonUnavailable)
 
 
 async def detect_each(
-    detector: Detector,
+    core: Core,
     observer: Observer,
     images: Sequence[bytes],
     query: Query,
@@ -36,25 +46,56 @@ async def detect_each(
 ) -> list[Outcome]:
     """Each image's result or error, in order; all share the deadline, and one bad image does not spoil the rest.
 
+    One version of the model answers all of them. If another one takes its place meanwhile, and may answer the query,
+    that one gets them all again.
+
     `flow` says whose images they are, see `gateway.access.flow`.
 
     Raises:
-        GatewayError: if `all_or_none`, the first that comes up; it names its image, and the others are not worked on.
+        GatewayError: nobody serves what the query asks for; or if `all_or_none`, the first error that comes up. It
+            names its image, and the others are not worked on.
     """
 
-    async def attempt(index: int, image: bytes) -> Outcome:
+    async def attempt(index: int, image: bytes, served: tuple[Model, int]) -> Outcome:
         try:
-            result = await detector.detect(image, query, deadline, flow=flow, with_picture=with_picture)
+            return await core.detector.detect(
+                image, query, deadline, served=served, flow=flow, with_picture=with_picture
+            )
         except GatewayError as error:
+            if isinstance(error, _GONE) and _is_replaced(core, query, served):
+                raise _Replaced from error
             if all_or_none:
                 raise _naming(index, error) from error
             return error
-        observer.detected(result)
-        return result
 
+    while True:
+        served = core.predictor.find(query.model, query.version)
+        try:
+            outcomes = await _gather([attempt(index, image, served) for index, image in enumerate(images)])
+        except _Replaced:
+            continue
+        for outcome in outcomes:
+            if not isinstance(outcome, GatewayError):
+                observer.detected(outcome)
+        return outcomes
+
+
+class _Replaced(Exception):
+    """What was to answer a query is gone, and something else would answer it now."""
+
+
+def _is_replaced(core: Core, query: Query, served: tuple[Model, int]) -> bool:
+    try:
+        return core.predictor.find(query.model, query.version) != served
+    except GatewayError:
+        return False
+
+
+async def _gather(attempts: Sequence[Coroutine[Any, Any, Outcome]]) -> list[Outcome]:
+    """All outcomes, in order; the first exception cancels the others."""
     try:
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(attempt(index, image)) for index, image in enumerate(images)]
+            tasks = [group.create_task(each) for each in attempts]
     except ExceptionGroup as failures:
         raise failures.exceptions[0] from None
     return [task.result() for task in tasks]
@@ -90,6 +131,8 @@ def log_fields(images: Sequence[bytes], outcomes: Sequence[Outcome]) -> dict[str
     }
     if failed:
         fields["failed"] = dict(failed)
+    if results:
+        fields["version"] = results[0].version
     if len(images) == len(results) == 1:
         fields["image_wh"] = results[0].image_wh
     found = [result for result in results if len(result.detections)]

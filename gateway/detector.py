@@ -55,8 +55,12 @@ class Predictor(Protocol):
             TritonUnavailable: nobody serves anything now, nor is expected to in a moment.
         """
 
-    async def predict(self, model: Model, version: int, tensor: UInt8Array, deadline: Deadline) -> RawPredictions:
+    async def predict(
+        self, model: Model, version: int, tensor: UInt8Array, deadline: Deadline, *, is_replaceable: bool = False
+    ) -> RawPredictions:
         """Raw predictions for uint8 (h, w, 3) RGB of the model's input size.
+
+        If `is_replaceable`, that version is not waited for while another one is served: the caller would take that one.
 
         Raises:
             GatewayError: whatever went wrong, in the gateway's own words.
@@ -163,16 +167,24 @@ class Detector:
         self._admission.check(model.name, query.priority, flow, timeout_seconds)
 
     async def detect(
-        self, data: bytes, query: Query, deadline: Deadline, *, flow: str = "", with_picture: bool = False
+        self,
+        data: bytes,
+        query: Query,
+        deadline: Deadline,
+        *,
+        served: tuple[Model, int] | None = None,
+        flow: str = "",
+        with_picture: bool = False,
     ) -> Result:
         """Find the objects in one encoded image, and draw them on it if `with_picture`.
 
-        `flow` says whose image it is, see `gateway.access.flow`: each flow gets the same share of a model.
+        `served` is the model and version that the query was found to mean, if that is settled. `flow` says whose image
+        it is, see `gateway.access.flow`: each flow gets the same share of a model.
 
         Raises:
             GatewayError: the image, the query, the load or Triton forbids it.
         """
-        model, version = self._predictor.find(query.model, query.version)
+        model, version = served or self._predictor.find(query.model, query.version)
         thresholds = query.thresholds(model)
         timer = StageTimer(self._metrics, model.name)
         self._metrics.image_bytes.observe(len(data))
@@ -180,7 +192,9 @@ class Detector:
             tensor, back = await self._in_pixel_thread(partial(self._preprocess, data, model, timer), model, deadline)
             self._admission.started(slot)
             with timer.stage("infer"):
-                predictions = await self._predictor.predict(model, version, tensor, deadline)
+                predictions = await self._predictor.predict(
+                    model, version, tensor, deadline, is_replaceable=query.version is None
+                )
             work = partial(_postprocess, predictions, back, thresholds, timer)
             detections = await asyncio.wrap_future(self._postprocessing.submit(copy_context().run, work))
             picture = None

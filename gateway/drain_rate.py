@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import Final
 
+from gateway.smoothed import Smoothed
+
 _MEMORY_SECONDS: Final = 1.0  # of backlog: what is older than some of these has no say any more
 _MEMORY_SERVICES: Final = 4.0  # or so many times what an image takes, for answers come a whole batch at a time
 _MIN_SECONDS: Final = 0.1  # of backlog, before a rate is known
@@ -62,33 +64,18 @@ class DrainRate:
         self._capacity_seconds = self._capacity_seconds * keep + capacity * added
 
 
-class ServiceTime:
-    """How long an image takes once it is worked on: smoothed mean and mean deviation, as RFC 6298 has them for TCP."""
+class ServiceTime(Smoothed):
+    """How long an image takes once it is worked on."""
 
     def __init__(self) -> None:
-        self._mean = 0.0
-        self._deviation = 0.0
-        self._is_known = False
-
-    def add(self, seconds: float) -> None:
-        """Count an image that was answered."""
-        if not self._is_known:
-            self._mean, self._deviation, self._is_known = seconds, seconds / 2, True
-            return
-        self._deviation += _GAIN * (abs(seconds - self._mean) - self._deviation)
-        self._mean += _GAIN * (seconds - self._mean)
+        super().__init__(mean_gain=_GAIN, deviation_gain=_GAIN)
 
     def add_at_least(self, seconds: float) -> None:
         """Count an image that was given up after a time. That it was given up sooner than others take says nothing."""
-        if seconds > self._mean:
+        if seconds > self.mean_seconds:
             self.add(seconds)
-
-    @property
-    def mean_seconds(self) -> float:
-        """What an image takes; 0 until one has been measured."""
-        return self._mean
 
     @property
     def upper_seconds(self) -> float:
         """What all but a few stay below; 0 until one has been measured."""
-        return self._mean + _DEVIATIONS * self._deviation
+        return self.mean_seconds + _DEVIATIONS * self.deviation_seconds

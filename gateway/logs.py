@@ -37,6 +37,7 @@ def configure(log_format: str) -> None:
     handler.setFormatter(formatter)
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.getLogger("aiohttp.server").addFilter(_without_content)
+    logging.getLogger("grpc._cython.cygrpc").addFilter(_without_metadata)
 
 
 def _without_content(record: logging.LogRecord) -> bool:
@@ -44,6 +45,14 @@ def _without_content(record: logging.LogRecord) -> bool:
     error = record.exc_info[1] if record.exc_info else None
     if isinstance(error, HttpProcessingError):
         record.msg, record.args, record.exc_info = f"malformed request: {type(error).__name__}", (), None
+        record.levelno, record.levelname = logging.INFO, "INFO"
+    return True
+
+
+def _without_metadata(record: logging.LogRecord) -> bool:
+    """Say that a caller's metadata are malformed, but don't quote them as gRPC does: they may hold a key."""
+    if record.exc_info and isinstance(record.exc_info[1], UnicodeDecodeError):
+        record.msg, record.args, record.exc_info = "malformed call: metadata that are not UTF-8", (), None
         record.levelno, record.levelname = logging.INFO, "INFO"
     return True
 

@@ -159,11 +159,11 @@ class RpcFace(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mi
         query, asked_seconds = rpc_messages.read_parameters(request)
         model, version = self.core.predictor.find(query.model, query.version)
         event |= {"model": model.name, "version": version}
-        query = replace(query, model=model.name, version=version)  # one version for all images of the call
+        query = replace(query, model=model.name)  # also if others come while it is worked on
         names = rpc_messages.read_outputs(request)
         images = rpc_messages.read_images(request)
         outcomes = await batch.detect_each(
-            self.core.detector,
+            self.core,
             self.observer,
             images,
             query,

@@ -94,14 +94,14 @@ async def serving_rpc(
     port: int,
     grace_seconds: float,
     connections: Connections | None = None,
-    max_calls: int | None = None,
+    max_open_calls: int | None = None,
     tls: Tls | None = None,
 ) -> AsyncIterator[int]:
     """The gRPC face at `host`:`port`, 0 for a free one; yields the port.
 
     A message may be as large as the largest image, so several images of one call may be that large together. gRPC
     itself refuses a larger one with RESOURCE_EXHAUSTED before it is held in memory, and so it does with a call when
-    `max_calls` are open already, streams among them.
+    `max_open_calls` are open already, streams among them.
 
     Raises:
         OSError: the port can't be had.
@@ -116,7 +116,7 @@ async def serving_rpc(
             ("grpc.so_reuseport", 0),  # two gateways that share a port by accident would share its calls as well
             *(connections or Connections()).options(),
         ],
-        maximum_concurrent_rpcs=max_calls,
+        maximum_concurrent_rpcs=max_open_calls,
     )
     service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(face, server)
     health_pb2_grpc.add_HealthServicer_to_server(health, server)

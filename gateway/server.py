@@ -50,78 +50,21 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
         TlsError: a certificate or its key is not as it must be.
     """
     metrics = Metrics()
-    limits = ImageLimits(settings.max_image_bytes, settings.max_image_pixels)
     async with AsyncExitStack() as stack:
         tls = await stack.enter_async_context(Tls(settings.tls_files)) if settings.tls_files else None
         access = await stack.enter_async_context(Access(settings.keys_file)) if settings.keys_file else None
         triton = await stack.enter_async_context(_fleet(settings, metrics))
-        predictor = Permitted(triton) if access else triton
-        lifecycle = Lifecycle(lambda: bool(triton.models))
-        admission = Admission(
-            lambda model: settings.max_inflight or triton.capacity(model),
-            _DECODED_AHEAD * settings.pixel_threads,
-            metrics,
-        )
-        detector = await stack.enter_async_context(
-            Detector(predictor, limits, admission, metrics, settings.pixel_threads)
-        )
-        core = Core(
-            detector=detector,
-            predictor=predictor,
-            lifecycle=lifecycle,
-            metrics=metrics,
-            limits=limits,
-            memory=ByteBudget(settings.max_inflight_bytes, metrics),
-            timeout_seconds=settings.timeout_seconds,
-            access=access,
-        )
-        rpc = RpcFace(core=core, observer=Observer(metrics, "grpc"))
-        rest = RestFace(
-            core=core,
-            observer=Observer(metrics, "rest"),
-            max_body_bytes=settings.max_body_bytes,
-            upload_timeout_seconds=settings.upload_timeout_seconds,
-            cors_origins=settings.cors_origins,
-            has_admin_port=settings.admin_port is not None,
-        )
+        core = await stack.enter_async_context(_core(settings, metrics, triton, access))
+        rest = _rest_face(settings, core)
         if settings.admin_port is not None:  # it closes last: probes are answered for as long as anything is
+            admin = admin_application(rest, triton.describe)
             await stack.enter_async_context(
-                _serving_rest(
-                    admin_application(rest, triton.describe),
-                    "admin",
-                    settings.admin_host,
-                    settings.admin_port,
-                    settings.grace_seconds,
-                )
+                _serving_rest(admin, "admin", settings.admin_host, settings.admin_port, settings.grace_seconds)
             )
-        refused_connections = metrics.shed.labels("", "connections")
-        faces = (AsyncExitStack(), AsyncExitStack())
-        stack.push_async_callback(_close_together, faces)
-        await faces[0].enter_async_context(
-            serving_rpc(
-                rpc,
-                host=settings.grpc_host,
-                port=settings.grpc_port,
-                grace_seconds=settings.grace_seconds,
-                connections=Connections(max_age_seconds=settings.grpc_max_connection_age_seconds),
-                max_calls=settings.max_connections,
-                tls=tls,
-            )
-        )
-        await faces[1].enter_async_context(
-            _serving_rest(
-                application(rest),
-                "rest",
-                settings.http_host,
-                settings.http_port,
-                settings.grace_seconds,
-                tls,
-                partial(limited, max_connections=settings.max_connections, on_refusal=refused_connections.inc),
-            )
-        )
+        await stack.enter_async_context(_serving_both(settings, core, rest, tls))
         await stop.wait()
         _log.info("draining", drain_seconds=settings.drain_seconds)
-        lifecycle.drain()
+        core.lifecycle.drain()
         await asyncio.sleep(settings.drain_seconds)
         _log.info("stopping", grace_seconds=settings.grace_seconds)
 
@@ -135,9 +78,66 @@ def _fleet(settings: Settings, metrics: Metrics) -> Fleet:
     )
 
 
-async def _close_together(faces: tuple[AsyncExitStack, ...]) -> None:
-    """Both faces stop accepting at once and share the time of grace; what they stand on closes after them."""
-    await asyncio.gather(*(face.aclose() for face in faces))
+@asynccontextmanager
+async def _core(settings: Settings, metrics: Metrics, triton: Fleet, access: Access | None) -> AsyncIterator[Core]:
+    limits = ImageLimits(settings.max_image_bytes, settings.max_image_pixels)
+    admission = Admission(
+        lambda model: settings.max_inflight or triton.capacity(model), _DECODED_AHEAD * settings.pixel_threads, metrics
+    )
+    predictor = Permitted(triton) if access else triton
+    async with Detector(predictor, limits, admission, metrics, settings.pixel_threads) as detector:
+        yield Core(
+            detector=detector,
+            predictor=predictor,
+            lifecycle=Lifecycle(lambda: bool(triton.models)),
+            metrics=metrics,
+            limits=limits,
+            memory=ByteBudget(settings.max_inflight_bytes, metrics),
+            timeout_seconds=settings.timeout_seconds,
+            access=access,
+        )
+
+
+def _rest_face(settings: Settings, core: Core) -> RestFace:
+    return RestFace(
+        core=core,
+        observer=Observer(core.metrics, "rest"),
+        max_body_bytes=settings.max_body_bytes,
+        upload_timeout_seconds=settings.upload_timeout_seconds,
+        cors_origins=settings.cors_origins,
+        has_admin_port=settings.admin_port is not None,
+    )
+
+
+@asynccontextmanager
+async def _serving_both(settings: Settings, core: Core, rest: RestFace, tls: Tls | None) -> AsyncIterator[None]:
+    """Both faces. They stop accepting at once and share the time of grace; what they stand on closes after them."""
+    grpc_face = serving_rpc(
+        RpcFace(core=core, observer=Observer(core.metrics, "grpc")),
+        host=settings.grpc_host,
+        port=settings.grpc_port,
+        grace_seconds=settings.grace_seconds,
+        connections=Connections(max_age_seconds=settings.grpc_max_connection_age_seconds),
+        max_open_calls=settings.max_connections,
+        tls=tls,
+    )
+    on_refusal = core.metrics.shed.labels("", "connections").inc
+    rest_face = _serving_rest(
+        application(rest),
+        "rest",
+        settings.http_host,
+        settings.http_port,
+        settings.grace_seconds,
+        tls,
+        partial(limited, max_connections=settings.max_connections, on_refusal=on_refusal),
+    )
+    stacks = AsyncExitStack(), AsyncExitStack()
+    try:
+        for stack, face in zip(stacks, (grpc_face, rest_face), strict=True):
+            await stack.enter_async_context(face)
+        yield
+    finally:
+        await asyncio.gather(*(stack.aclose() for stack in stacks))
 
 
 @asynccontextmanager

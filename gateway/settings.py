@@ -14,6 +14,13 @@ import click
 from eagleeye.options import PORT, setting
 from gateway.files import TlsFiles
 
+ADDRESSES: Final = "Addresses and ports"
+ACCESS: Final = "Keys, TLS and origins"
+LIMITS: Final = "Limits"
+TIMES: Final = "Times"
+LOGS: Final = "Logs and traces"
+TRITON: Final = "Triton"
+
 _POSITIVE: Final = click.IntRange(min=1)
 _SECONDS: Final = click.FloatRange(min=0, min_open=True)
 _FILE: Final = click.Path(dir_okay=False, path_type=Path)
@@ -82,71 +89,94 @@ class TritonUrl(click.ParamType[str]):
 class ServingSettings:
     """How to serve, wherever Triton is. Units are part of the names."""
 
-    http_host: str = setting("127.0.0.1", click.STRING, "Address on which the REST face listens.")
-    http_port: int = setting(8080, PORT, "TCP port of the REST face; 0 takes a free one.")
-    grpc_host: str = setting("127.0.0.1", click.STRING, "Address on which the gRPC face listens.")
-    grpc_port: int = setting(8081, PORT, "TCP port of the gRPC face; 0 takes a free one.")
-    admin_host: str = setting("127.0.0.1", click.STRING, "Address of the admin port.")
+    http_host: str = setting("127.0.0.1", click.STRING, "Address on which the REST face listens.", group=ADDRESSES)
+    http_port: int = setting(8080, PORT, "TCP port of the REST face; 0 takes a free one.", group=ADDRESSES)
+    grpc_host: str = setting("127.0.0.1", click.STRING, "Address on which the gRPC face listens.", group=ADDRESSES)
+    grpc_port: int = setting(8081, PORT, "TCP port of the gRPC face; 0 takes a free one.", group=ADDRESSES)
+    admin_host: str = setting("127.0.0.1", click.STRING, "Address of the admin port.", group=ADDRESSES)
     admin_port: int | None = setting(
         None,
         PORT,
         "TCP port for /healthz, /readyz and /metrics, which the REST face then lacks, and for /v1/triton, the state of "
         "each Triton; 0 takes a free one.",
+        group=ADDRESSES,
     )
-    keys_file: Path | None = setting(None, _FILE, "File of keys, see `eagleeye key`; without, none is asked for.")
-    insecure: bool = setting(False, click.BOOL, "Serve other machines without keys.")
+    keys_file: Path | None = setting(
+        None, _FILE, "File of keys, see `eagleeye key`; without, none is asked for.", group=ACCESS
+    )
+    insecure: bool = setting(False, click.BOOL, "Serve other machines without keys.", group=ACCESS)
     tls_certificate: Path | None = setting(
-        None, _FILE, "Certificate (PEM, with its chain) that both faces show; without, they speak in plain text."
-    )
-    tls_key: Path | None = setting(None, _FILE, "Private key of that certificate (PEM, without a passphrase).")
-    tls_client_ca: Path | None = setting(
-        None, _FILE, "Authorities (PEM) of whose certificates callers must show one (mutual TLS)."
-    )
-    grpc_max_connection_age_seconds: float | None = setting(
         None,
-        _SECONDS,
-        "Age at which a gRPC connection takes no new calls, so that balancers of connections spread callers anew; "
-        "open calls go on. In seconds; off without.",
+        _FILE,
+        "Certificate (PEM, with its chain) that both faces show; without, they speak in plain text.",
+        group=ACCESS,
+    )
+    tls_key: Path | None = setting(
+        None, _FILE, "Private key of that certificate (PEM, without a passphrase).", group=ACCESS
+    )
+    tls_client_ca: Path | None = setting(
+        None, _FILE, "Authorities (PEM) of whose certificates callers must show one (mutual TLS).", group=ACCESS
     )
     cors_origins: tuple[str, ...] = setting(
-        (), Origins(), "Origins whose pages may call the REST face, separated by commas; * for any."
+        (), Origins(), "Origins whose pages may call the REST face, separated by commas; * for any.", group=ACCESS
     )
-    max_image_bytes: int = setting(20_000_000, _POSITIVE, "Most bytes of one encoded image.")
+    max_image_bytes: int = setting(20_000_000, _POSITIVE, "Most bytes of one encoded image.", group=LIMITS)
     max_body_bytes: int = setting(
-        64_000_000, _POSITIVE, "Most bytes of one request's body with several images, or with base64."
+        64_000_000, _POSITIVE, "Most bytes of one request's body with several images, or with base64.", group=LIMITS
     )
-    max_image_pixels: int = setting(50_000_000, _POSITIVE, "Most pixels (width x height) of one image.")
+    max_image_pixels: int = setting(50_000_000, _POSITIVE, "Most pixels (width x height) of one image.", group=LIMITS)
     max_inflight: int | None = setting(
         None,
         _POSITIVE,
         "Most images of one model that are worked on at a time; further ones wait. By default two full batches for "
         "each Triton that serves it.",
+        group=LIMITS,
     )
     max_inflight_bytes: int = setting(
         512_000_000,
         _POSITIVE,
         "Most bytes of requests that are not answered yet; more are refused with 503. One key, address or stream gets "
         "half at most.",
+        group=LIMITS,
     )
     max_connections: int = setting(
-        2000, _POSITIVE, "Most connections of the REST face, and most open calls of the gRPC face."
+        2000, _POSITIVE, "Most connections of the REST face, and most open calls of the gRPC face.", group=LIMITS
     )
     pixel_threads: int = setting(
-        os.cpu_count() or 1, _POSITIVE, "Threads that decode and resize images; by default one per processor."
+        os.cpu_count() or 1,
+        _POSITIVE,
+        "Threads that decode and resize images; by default one per processor.",
+        group=LIMITS,
     )
-    timeout_seconds: float = setting(10.0, _SECONDS, "Deadline of a request that names none, in seconds.")
-    upload_timeout_seconds: float = setting(30.0, _SECONDS, "Longest time for a request's body to arrive, in seconds.")
+    timeout_seconds: float = setting(10.0, _SECONDS, "Deadline of a request that names none, in seconds.", group=TIMES)
+    upload_timeout_seconds: float = setting(
+        30.0, _SECONDS, "Longest time for a request's body to arrive, in seconds.", group=TIMES
+    )
+    grpc_max_connection_age_seconds: float | None = setting(
+        None,
+        _SECONDS,
+        "Age at which a gRPC connection takes no new calls, so that balancers of connections spread callers anew; "
+        "open calls go on. In seconds; off without.",
+        group=TIMES,
+    )
     drain_seconds: float = setting(
         5.0,
         click.FloatRange(min=0),
         "Time on shutdown in which /readyz is 503 and requests are still taken, for balancers to notice; in seconds.",
+        group=TIMES,
     )
-    grace_seconds: float = setting(10.0, _SECONDS, "Time that requests then get to finish, in seconds.")
+    grace_seconds: float = setting(10.0, _SECONDS, "Time that requests then get to finish, in seconds.", group=TIMES)
     otlp_endpoint: str = setting(
-        "", click.STRING, "URL of an OTLP collector over HTTP, such as http://collector:4318; traces are off without."
+        "",
+        click.STRING,
+        "URL of an OTLP collector over HTTP, such as http://collector:4318; traces are off without.",
+        group=LOGS,
     )
     log_format: str = setting(
-        "auto", click.Choice(["auto", "json", "text"]), "Form of log lines; auto: text on a terminal, else JSON."
+        "auto",
+        click.Choice(["auto", "json", "text"]),
+        "Form of log lines; auto: text on a terminal, else JSON.",
+        group=LOGS,
     )
 
     def __post_init__(self) -> None:
@@ -182,14 +212,18 @@ class Settings(ServingSettings):
         TritonUrl(),
         "gRPC services of the Tritons: host:port, several separated by commas; or dns://name:port for every address "
         "that the name has in DNS, such as that of a headless Service.",
+        group=TRITON,
     )
-    dns_interval_seconds: float = setting(1.0, _SECONDS, "Time between two looks at DNS, in seconds.")
-    dns_server: str = setting("", DnsServer(), "address:port of the DNS server; those of /etc/resolv.conf without.")
+    dns_interval_seconds: float = setting(1.0, _SECONDS, "Time between two looks at DNS, in seconds.", group=TRITON)
+    dns_server: str = setting(
+        "", DnsServer(), "address:port of the DNS server; those of /etc/resolv.conf without.", group=TRITON
+    )
     hedge_quantile: float | None = setting(
         None,
         click.FloatRange(0, 1, min_open=True, max_open=True),
         "An inference that takes longer than this quantile of the latest ones, such as 0.95, is asked of a second "
         "Triton, too, and the first answer counts; off without.",
+        group=TRITON,
     )
 
 

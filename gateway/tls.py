@@ -5,18 +5,18 @@ from __future__ import annotations
 import asyncio
 import ssl
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final
 
 import grpc
 import structlog
 
+from gateway.reloaded import Reloaded
+
 if TYPE_CHECKING:
     from pathlib import Path
-    from types import TracebackType
 
     from gateway.files import TlsFiles
 
-_LOOK_INTERVAL_SECONDS: Final = 1.0
 _KEY_OF_ANOTHER: Final = "KEY_VALUES_MISMATCH"  # OpenSSL's word for a key that does not fit its certificate
 
 _log = structlog.get_logger()
@@ -26,7 +26,7 @@ class TlsError(Exception):
     """The files can't be served with; the message is one line that names the file and says what it must be."""
 
 
-class Tls:
+class Tls(Reloaded):
     """TLS for both faces, from the same files. While entered, a renewal of the files counts within about a second.
 
     Connections that are open stay as they are. Files that become unreadable or wrong change nothing but for an error in
@@ -43,16 +43,6 @@ class Tls:
         self._seen = files.fingerprints()
         self._rest = _RenewedContext(ssl.PROTOCOL_TLS_SERVER)
         self._take_over(_read(files))
-
-    async def __aenter__(self) -> Self:
-        self._watching = asyncio.create_task(self._watch(), name="watch the certificates")
-        return self
-
-    async def __aexit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._watching.cancel()
-        await asyncio.gather(self._watching, return_exceptions=True)
 
     def for_rest(self) -> ssl.SSLContext:
         """The context for asyncio, which shows each new connection what is current."""
@@ -80,11 +70,6 @@ class Tls:
         self._seen = seen
         self._take_over(material)
         _log.info("certificate read", path=str(self._files.certificate))
-
-    async def _watch(self) -> None:
-        while True:
-            await asyncio.sleep(_LOOK_INTERVAL_SECONDS)
-            await self.reload()
 
     def _take_over(self, material: _Material) -> None:
         self._rest.current = material.context

@@ -45,7 +45,7 @@ class FakePredictor:
             raise ModelNotFound(f"{name} has no version {version}")
         return MODEL, version or MODEL.latest
 
-    async def predict(self, model, version, tensor, deadline):
+    async def predict(self, model, version, tensor, deadline, *, is_replaceable=False):
         self.tensors.append(tensor)
         if self.error:
             raise self.error

@@ -6,14 +6,12 @@ import asyncio
 import os
 from collections import deque
 from contextlib import aclosing, suppress
-from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
-from eagleeye.client.attempts import Flow, Run, T, Wait, ask
+from eagleeye.client.attempts import Flow, T, Wait
 from eagleeye.client.errors import EagleEyeError
 from eagleeye.client.frames import Frames
-from eagleeye.client.query import Query, count, read_image, seconds
+from eagleeye.client.query import Query, count, read_image
 from eagleeye.client.setup import set_up
 from eagleeye.client.sources import LOOK_AHEAD, each
 
@@ -102,6 +100,7 @@ class AsyncClient:
         max_detections: int | None = None,
         classes: str | Iterable[str | int] | None = None,
         agnostic_nms: bool | None = None,
+        priority: str | None = None,
         timeout_seconds: float | None = None,
     ) -> Detections:
         """What is on one image; see `Client.detect`.
@@ -121,8 +120,9 @@ class AsyncClient:
             max_detections=max_detections,
             classes=classes,
             agnostic_nms=agnostic_nms,
+            priority=priority,
         )
-        return await self._detect(image, query, self._timeout(timeout_seconds))
+        return await self._detect(image, query, self._setup.timeout(timeout_seconds))
 
     def detect_many(
         self,
@@ -142,7 +142,7 @@ class AsyncClient:
             TypeError: an argument has the wrong type.
             ValueError: an argument is out of its range.
         """
-        query, timeout = Query(**options), self._timeout(timeout_seconds)
+        query, timeout = Query(**options), self._setup.timeout(timeout_seconds)
         workers = self._setup.concurrency if concurrency is None else count("concurrency", concurrency)
         return self._each(images, query, timeout, workers, return_errors=return_errors)
 
@@ -169,7 +169,7 @@ class AsyncClient:
             raise ValueError(f"stream() needs a grpc:// or grpcs:// address, and this is {self._setup.address}")
         from eagleeye.client.stream_asyncio import Stream  # noqa: PLC0415 belongs to an extra
 
-        query, timeout = Query(**options), self._timeout(timeout_seconds)
+        query, timeout = Query(**options), self._setup.timeout(timeout_seconds)
         state = Frames(latest=latest, timeout_seconds=timeout, policy=self._setup.policy)
         stream = Stream(self._setup.transport, state, query, latest=latest, timeout_seconds=timeout)
         return stream.run(frames, self._check)
@@ -181,7 +181,7 @@ class AsyncClient:
             EagleEyeError: as `detect`.
             RuntimeError: as `detect`.
         """
-        return await self._run(self._setup.face.models(self._ask(self._setup.timeout_seconds)))
+        return await self._run(self._setup.face.models(self._setup.ask(self._setup.timeout_seconds)))
 
     async def model(self, name: str) -> ModelInfo:
         """One model.
@@ -193,7 +193,7 @@ class AsyncClient:
             ValueError: the name is empty.
         """
         Query(model=name)
-        return await self._run(self._setup.face.model(name, self._ask(self._setup.timeout_seconds)))
+        return await self._run(self._setup.face.model(name, self._setup.ask(self._setup.timeout_seconds)))
 
     async def health(self) -> Health:
         """Whether the gateway lives and serves, at this moment: nothing is tried again.
@@ -202,7 +202,7 @@ class AsyncClient:
             EagleEyeError: as `detect`.
             RuntimeError: as `detect`.
         """
-        return await self._run(self._setup.face.health(self._ask(self._setup.timeout_seconds, max_attempts=1)))
+        return await self._run(self._setup.face.health(self._setup.ask(self._setup.timeout_seconds, max_attempts=1)))
 
     def _check(self) -> None:
         """Make sure that the client can be used here and now."""
@@ -215,18 +215,10 @@ class AsyncClient:
             raise RuntimeError("this client belongs to another event loop; make one in each loop")
         self._loop = loop
 
-    def _timeout(self, timeout_seconds: float | None) -> float:
-        return self._setup.timeout_seconds if timeout_seconds is None else seconds("timeout_seconds", timeout_seconds)
-
-    def _ask(self, timeout_seconds: float, max_attempts: int | None = None) -> Run:
-        """Turns exchanges into flows that share one deadline."""
-        policy = self._setup.policy if max_attempts is None else replace(self._setup.policy, max_attempts=max_attempts)
-        return partial(ask, policy=policy, deadline=policy.deadline(timeout_seconds))
-
     async def _detect(self, image: Image, query: Query, timeout_seconds: float) -> Detections:
         data = await asyncio.to_thread(read_image, image) if isinstance(image, os.PathLike) else read_image(image)
         exchange = self._setup.face.detect(data, query)
-        return await self._run(self._ask(timeout_seconds)(exchange))
+        return await self._run(self._setup.ask(timeout_seconds)(exchange))
 
     async def _run(self, flow: Flow[T]) -> T:
         """Do what a flow asks for."""

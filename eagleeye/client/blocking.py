@@ -5,14 +5,12 @@ from __future__ import annotations
 import os
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
-from eagleeye.client.attempts import Flow, Run, T, Wait, ask
+from eagleeye.client.attempts import Flow, T, Wait
 from eagleeye.client.errors import EagleEyeError
 from eagleeye.client.frames import Frames
-from eagleeye.client.query import Query, count, read_image, seconds
+from eagleeye.client.query import Query, count, read_image
 from eagleeye.client.scope import Scope
 from eagleeye.client.setup import set_up
 from eagleeye.client.sources import LOOK_AHEAD
@@ -104,6 +102,7 @@ class Client:
         max_detections: int | None = None,
         classes: str | Iterable[str | int] | None = None,
         agnostic_nms: bool | None = None,
+        priority: str | None = None,
         timeout_seconds: float | None = None,
     ) -> Detections:
         """What is on one image.
@@ -117,6 +116,7 @@ class Client:
             max_detections: the most to report, from 1.
             classes: labels or class ids to report; by default all.
             agnostic_nms: whether boxes of different classes suppress each other as well.
+            priority: `high`, `normal` or `low`, for when requests must wait; by default the gateway's, `normal`.
             timeout_seconds: longest wait for the answer; by default the client's.
 
         Raises:
@@ -134,8 +134,9 @@ class Client:
             max_detections=max_detections,
             classes=classes,
             agnostic_nms=agnostic_nms,
+            priority=priority,
         )
-        return self._detect(image, query, self._timeout(timeout_seconds), self._scope)
+        return self._detect(image, query, self._setup.timeout(timeout_seconds), self._scope)
 
     def detect_many(
         self,
@@ -166,7 +167,7 @@ class Client:
             ValueError: an argument is out of its range.
         """
         self._check()
-        query, timeout = Query(**options), self._timeout(timeout_seconds)
+        query, timeout = Query(**options), self._setup.timeout(timeout_seconds)
         workers = self._setup.concurrency if concurrency is None else count("concurrency", concurrency)
         return self._each(iter(images), query, timeout, workers, return_errors=return_errors)
 
@@ -197,7 +198,7 @@ class Client:
             raise ValueError(f"stream() needs a grpc:// or grpcs:// address, and this is {self._setup.address}")
         from eagleeye.client.stream_blocking import Stream  # noqa: PLC0415 belongs to an extra
 
-        query, timeout = Query(**options), self._timeout(timeout_seconds)
+        query, timeout = Query(**options), self._setup.timeout(timeout_seconds)
         state = Frames(latest=latest, timeout_seconds=timeout, policy=self._setup.policy)
         stream = Stream(self._setup.transport, state, query, latest=latest, timeout_seconds=timeout)
         return stream.run(frames, self._scope)
@@ -209,7 +210,7 @@ class Client:
             EagleEyeError: as `detect`.
             RuntimeError: as `detect`.
         """
-        return self._run(self._setup.face.models(self._ask(self._setup.timeout_seconds)), self._scope)
+        return self._run(self._setup.face.models(self._setup.ask(self._setup.timeout_seconds)), self._scope)
 
     def model(self, name: str) -> ModelInfo:
         """One model.
@@ -221,7 +222,7 @@ class Client:
             ValueError: the name is empty.
         """
         Query(model=name)
-        return self._run(self._setup.face.model(name, self._ask(self._setup.timeout_seconds)), self._scope)
+        return self._run(self._setup.face.model(name, self._setup.ask(self._setup.timeout_seconds)), self._scope)
 
     def health(self) -> Health:
         """Whether the gateway lives and serves, at this moment: nothing is tried again.
@@ -230,7 +231,9 @@ class Client:
             EagleEyeError: as `detect`.
             RuntimeError: as `detect`.
         """
-        return self._run(self._setup.face.health(self._ask(self._setup.timeout_seconds, max_attempts=1)), self._scope)
+        return self._run(
+            self._setup.face.health(self._setup.ask(self._setup.timeout_seconds, max_attempts=1)), self._scope
+        )
 
     def _check(self) -> None:
         """Make sure that the client can be used here and now."""
@@ -238,17 +241,9 @@ class Client:
             raise RuntimeError("this client was made in another process; make one in each process, after the fork")
         self._scope.check()
 
-    def _timeout(self, timeout_seconds: float | None) -> float:
-        return self._setup.timeout_seconds if timeout_seconds is None else seconds("timeout_seconds", timeout_seconds)
-
-    def _ask(self, timeout_seconds: float, max_attempts: int | None = None) -> Run:
-        """Turns exchanges into flows that share one deadline."""
-        policy = self._setup.policy if max_attempts is None else replace(self._setup.policy, max_attempts=max_attempts)
-        return partial(ask, policy=policy, deadline=policy.deadline(timeout_seconds))
-
     def _detect(self, image: Image, query: Query, timeout_seconds: float, scope: Scope) -> Detections:
         exchange = self._setup.face.detect(read_image(image), query)
-        return self._run(self._ask(timeout_seconds)(exchange), scope)
+        return self._run(self._setup.ask(timeout_seconds)(exchange), scope)
 
     def _run(self, flow: Flow[T], scope: Scope) -> T:
         """Do what a flow asks for."""

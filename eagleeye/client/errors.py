@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Final
+
+NO_TLS: Final = "WRONG_VERSION_NUMBER"
+"""OpenSSL's and BoringSSL's word for what is no TLS at all."""
 
 
 class EagleEyeError(Exception):
@@ -11,7 +14,7 @@ class EagleEyeError(Exception):
     | class | `code` | tried again |
     |---|---|---|
     | `Refused` | the gateway's own, such as `invalid_image` | `overloaded`, `triton_unavailable`, `rate_limited` |
-    | `Unreachable` | `unreachable` | yes, unless a certificate is not trusted |
+    | `Unreachable` | `unreachable` | yes, unless a certificate is not trusted, or there is no TLS |
     | `TimedOut` | `deadline_exceeded` | no, the time is used up |
     | `InvalidResponse` | `invalid_response` | no |
 
@@ -97,6 +100,11 @@ def refusal(
         is_retryable=is_unavailable or code in RETRYABLE_CODES,
         retry_after_seconds=retry_after_seconds,
     )
+
+
+def without_tls(address: object) -> Unreachable:
+    """The error for a server that answers a TLS handshake with something else."""
+    return Unreachable(f"what answers at {address} does not speak TLS, as https:// and grpcs:// addresses need it")
 
 
 def read_retry_after(text: str | None) -> float | None:

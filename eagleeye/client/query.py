@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass
 from numbers import Integral, Real
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     Image: TypeAlias = bytes | bytearray | memoryview | os.PathLike[str]
     """One encoded image: its bytes, or the file that holds them."""
 
+PRIORITIES: Final = ("high", "normal", "low")
+"""How urgent an image may be to the gateway, the most urgent first."""
 MAX_TIMEOUT_MS = 600_000
 """The longest wait that the gateway takes."""
 
@@ -31,6 +33,7 @@ class Query:
         max_detections: the most to report, from 1.
         classes: labels or class ids to report.
         agnostic_nms: whether boxes of different classes suppress each other as well.
+        priority: one of `PRIORITIES`; the key says how much is allowed.
 
     Raises:
         TypeError: an option has the wrong type.
@@ -44,6 +47,7 @@ class Query:
     max_detections: int | None = None
     classes: str | Iterable[str | int] | None = None
     agnostic_nms: bool | None = None
+    priority: str | None = None
 
     def __post_init__(self) -> None:
         _check_model(self.model, self.version)
@@ -55,6 +59,7 @@ class Query:
             raise ValueError(f"max_detections is {self.max_detections}; it must be 1 or more")
         if self.agnostic_nms is not None and not isinstance(self.agnostic_nms, bool):
             raise TypeError(f"agnostic_nms must be True or False, not {self.agnostic_nms!r}")
+        _check_priority(self.priority)
         object.__setattr__(self, "classes", _written_classes(self.classes))  # an iterable can be read only once
 
     def parameters(self) -> dict[str, str]:
@@ -65,6 +70,7 @@ class Query:
             "max_detections": None if self.max_detections is None else str(int(self.max_detections)),
             "classes": self.classes,
             "agnostic_nms": None if self.agnostic_nms is None else str(self.agnostic_nms).lower(),
+            "priority": self.priority,
         }
         return {name: str(text) for name, text in chosen.items() if text is not None}
 
@@ -151,6 +157,13 @@ def _check_model(model: object, version: object) -> None:
         raise TypeError(f"version must be a whole number, not {version!r}")
     if version is not None and not (str(version).isascii() and str(version).isdecimal() and int(version) > 0):
         raise ValueError(f"version is {version!r}; it must be a whole number from 1")
+
+
+def _check_priority(priority: object) -> None:
+    if priority is not None and not isinstance(priority, str):
+        raise TypeError(f"priority must be a text, not {priority!r}")
+    if priority not in {None, *PRIORITIES}:
+        raise ValueError(f"priority is {priority!r}; it must be one of {', '.join(PRIORITIES)}")
 
 
 def _written_classes(classes: Any) -> str | None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 import aiohttp
 from yarl import URL
 
-from eagleeye.client.errors import InvalidResponse, Unreachable
+from eagleeye.client.errors import NO_TLS, InvalidResponse, Unreachable, without_tls
 from eagleeye.client.rest import MAX_RESPONSE_BYTES, HttpRequest, HttpResponse
 
 if TYPE_CHECKING:
@@ -80,6 +80,8 @@ class RestTransport:
 
     def _unreachable(self, error: Exception) -> Unreachable:
         cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
+        if getattr(cause, "reason", None) == NO_TLS:
+            return without_tls(self._address)
         reason = (isinstance(cause, OSError) and cause.strerror) or str(cause) or type(cause).__name__
         return Unreachable(f"{self._address} cannot be reached: {reason}", is_retryable=True)
 

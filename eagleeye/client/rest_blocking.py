@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import urllib3
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
-from eagleeye.client.errors import InvalidResponse, Unreachable
+from eagleeye.client.errors import NO_TLS, InvalidResponse, Unreachable, without_tls
 from eagleeye.client.rest import MAX_RESPONSE_BYTES, HttpRequest, HttpResponse
 
 if TYPE_CHECKING:
@@ -212,6 +212,8 @@ class RestTransport:
             raise Unreachable(
                 f"{self._address} has a certificate that is not trusted: {error.verify_message}"
             ) from error
+        except ssl.SSLError as error:
+            raise (without_tls(self._address) if error.reason == NO_TLS else self._unreachable(error)) from error
         except (http.client.RemoteDisconnected, http.client.IncompleteRead, OSError) as error:
             raise self._unreachable(error) from error
         except UnicodeError as error:  # a host whose name is none

@@ -13,12 +13,14 @@ from tritonclient.grpc import service_pb2
 
 from eagleeye.client.attempts import Exchange, Flow, Run
 from eagleeye.client.errors import (
+    NO_TLS,
     EagleEyeError,
     InvalidResponse,
     Refused,
     Unreachable,
     read_retry_after,
     refusal,
+    without_tls,
 )
 from eagleeye.client.query import timeout_ms
 from eagleeye.client.results import Detections, Health, ModelInfo
@@ -164,6 +166,8 @@ def call_error(status: str, details: str, trailing: Iterable[tuple[str, str | by
     if status == "DEADLINE_EXCEEDED":
         return TimeoutError(details)
     if status in _BROKEN:
+        if NO_TLS in details:
+            return without_tls(authority)
         is_untrusted = "CERTIFICATE_VERIFY_FAILED" in details
         return Unreachable(f"no connection to the gateway at {authority}: {details}", is_retryable=not is_untrusted)
     if status == "RESOURCE_EXHAUSTED" and "larger than max" in details:  # gRPC itself refused to read it

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from eagleeye.client.address import Address, Tls
-from eagleeye.client.attempts import RetryPolicy
+from eagleeye.client.attempts import RetryPolicy, Run, ask
 from eagleeye.client.query import count, seconds
 from eagleeye.client.rest import Rest
 from eagleeye.client.results import missing_extra
@@ -37,6 +38,20 @@ class Setup:
     policy: RetryPolicy
     timeout_seconds: float
     concurrency: int
+
+    def timeout(self, timeout_seconds: float | None) -> float:
+        """The seconds that a call is given, or else the client's.
+
+        Raises:
+            TypeError: it is no number.
+            ValueError: it is not positive, or not finite.
+        """
+        return self.timeout_seconds if timeout_seconds is None else seconds("timeout_seconds", timeout_seconds)
+
+    def ask(self, timeout_seconds: float, max_attempts: int | None = None) -> Run:
+        """Turns exchanges into flows that share one deadline."""
+        policy = self.policy if max_attempts is None else replace(self.policy, max_attempts=max_attempts)
+        return partial(ask, policy=policy, deadline=policy.deadline(timeout_seconds))
 
 
 def set_up(

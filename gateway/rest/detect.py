@@ -53,7 +53,7 @@ async def _answer(face: RestFace, request: web.Request, flow: str, hold: Callabl
     deadline = Deadline.after(_timeout_seconds(face, asked))
     with_picture = form is Format.JPEG
     outcomes = await batch.detect_each(
-        face.core.detector, face.observer, images, asked.query, deadline, flow=flow, with_picture=with_picture
+        face.core, face.observer, images, asked.query, deadline, flow=flow, with_picture=with_picture
     )
     request[EVENT].update(batch.log_fields(images, outcomes))
     if upload.is_list and form is Format.JSON:
@@ -102,10 +102,10 @@ def _note_model(face: RestFace, request: web.Request, texts: Mapping[str, str]) 
 
 
 def _resolve(face: RestFace, request: web.Request, texts: Mapping[str, str]) -> Asked:
-    """Read every parameter, and settle model and version, which are then the same for all images."""
+    """Read every parameter, and settle the model; another one that comes while the body arrives changes nothing."""
     _note_model(face, request, texts)
     asked = query.parse(texts)
     model, version = face.core.predictor.find(asked.query.model, asked.query.version)
     request[EVENT]["version"] = version
     asked.query.thresholds(model)  # a class that the model does not know is the request's error, not each image's
-    return replace(asked, query=replace(asked.query, model=model.name, version=version))
+    return replace(asked, query=replace(asked.query, model=model.name))

@@ -17,8 +17,9 @@ from gateway.rest.face import EVENT, detects, json_response
 from gateway.rest.inference_messages import JSON_LENGTH, read_request, write_response
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
+    from gateway.detector import Query
     from gateway.model import Model
     from gateway.rest.face import RestFace
 
@@ -96,15 +97,15 @@ def _inference(face: RestFace) -> list[web.RouteDef]:
 
 async def _answer(face: RestFace, request: web.Request, flow: str, hold: Callable[[int], None]) -> web.Response:
     event = request[EVENT]
-    model, version = _find(face, request)  # settled before the upload, and the same for all images
+    model, version = _find(face, request)  # refused before the upload
     event |= {"model": model.name, "version": version}
     face.core.memory.check(flow, request.content_length or 0)
     data = await body.read(request, face.max_body_bytes, face.upload_timeout_seconds, hold)
     asked = await asyncio.to_thread(read_request, data, request.headers.get(JSON_LENGTH))
-    query, seconds = oip.read_query(asked.texts, model.name, str(version))
+    query, seconds = _read_query(request, asked.texts)
     deadline = Deadline.after(face.core.timeout_seconds if seconds is None else seconds)
     outcomes = await batch.detect_each(
-        face.core.detector, face.observer, asked.images, query, deadline, flow=flow, all_or_none=True
+        face.core, face.observer, asked.images, query, deadline, flow=flow, all_or_none=True
     )
     event |= batch.log_fields(asked.images, outcomes)
     results = batch.all_results(outcomes)
@@ -113,8 +114,12 @@ async def _answer(face: RestFace, request: web.Request, flow: str, hold: Callabl
 
 
 def _find(face: RestFace, request: web.Request) -> tuple[Model, int]:
-    wanted, _ = oip.read_query({}, request.match_info["name"], request.match_info.get("version", ""))
+    wanted, _ = _read_query(request, {})
     return face.core.predictor.find(wanted.model, wanted.version)
+
+
+def _read_query(request: web.Request, texts: Mapping[str, str]) -> tuple[Query, float | None]:
+    return oip.read_query(texts, request.match_info["name"], request.match_info.get("version", ""))
 
 
 def _response(content: bytes, json_length: int) -> web.Response:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 import structlog
 
-from gateway.errors import DeadlineExceeded, GatewayError, TritonUnavailable
+from gateway.errors import DeadlineExceeded, TritonUnavailable
 from gateway.model import find
 from gateway.triton import catalogue
 from gateway.triton.balancer import pick, usable
@@ -39,8 +39,8 @@ if TYPE_CHECKING:
 _EXPECTED_BACK_SECONDS: Final = 30.0  # a Triton that crashed has been started anew and has loaded its models by then
 _FIRST_PAUSE_SECONDS: Final = 0.05  # before an endpoint is asked again: about what a probe takes to tell how it is
 _LAST_PAUSE_SECONDS: Final = 1.0
-_PATIENCE_SECONDS: Final = 1.0
-_BATCHES_PER_ENDPOINT: Final = 2
+_LOOK_AGAIN_SECONDS: Final = 1.0  # at what is expected back, which shrinks without an event
+_BATCHES_PER_ENDPOINT: Final = 2  # one in work, and one that waits for it
 _HEDGE: Final = "hedge"
 
 _log = structlog.get_logger()
@@ -51,6 +51,7 @@ class _Request:
     """One inference on its way to an answer.
 
     Attributes:
+        is_replaceable: whether another version would do as well.
         tried: the endpoints that have failed it since the last pause.
         pauses: how often all that could be asked had failed it.
         failure: the last of these failures.
@@ -60,6 +61,7 @@ class _Request:
     version: int
     message: service_pb2.ModelInferRequest
     deadline: Deadline
+    is_replaceable: bool
     tried: set[Endpoint] = field(default_factory=set)
     pauses: int = 0
     failure: CallFailed | None = None
@@ -134,10 +136,12 @@ class Fleet:
         """See `gateway.detector.Predictor.find`. Finds what is expected back, too: `predict` waits for it."""
         return find(self.expected_models, name, version)
 
-    async def predict(self, model: Model, version: int, tensor: UInt8Array, deadline: Deadline) -> RawPredictions:
+    async def predict(
+        self, model: Model, version: int, tensor: UInt8Array, deadline: Deadline, *, is_replaceable: bool = False
+    ) -> RawPredictions:
         """See `gateway.detector.Predictor.predict`."""
         self._budget.deposit()
-        request = _Request(model, version, infer_request(model, version, tensor), deadline)
+        request = _Request(model, version, infer_request(model, version, tensor), deadline, is_replaceable)
         while True:
             endpoint = await self._endpoint_for(request)
             if request.failure:
@@ -209,19 +213,17 @@ class Fleet:
             GatewayError: nobody is, or nobody came in time.
         """
         request.tried.clear()
-        if not catalogue.serves(self.expected_models, request.model, request.version):
-            raise self._given_up(request)
-        try:  # what is expected shrinks without an event, so look again now and then
-            async with asyncio.timeout(min(seconds, _PATIENCE_SECONDS)):
+        is_expected = catalogue.serves(self.expected_models, request.model, request.version)
+        if request.model.name in self.models and (request.is_replaceable or not is_expected):
+            raise just_replaced(request.model)
+        if not is_expected:
+            raise request.failure.error if request.failure else _nobody(request.model)
+        try:
+            async with asyncio.timeout(min(seconds, _LOOK_AGAIN_SECONDS)):
                 await self._changed.wait()
         except TimeoutError:
-            if seconds <= _PATIENCE_SECONDS:
+            if seconds <= _LOOK_AGAIN_SECONDS:
                 raise _nobody(request.model) from None
-
-    def _given_up(self, request: _Request) -> GatewayError:
-        if request.model.name in self.models:
-            return just_replaced(request.model)
-        return request.failure.error if request.failure else _nobody(request.model)
 
     async def _ask(self, endpoint: Endpoint, request: _Request) -> RawPredictions:
         if self._hedge_after is None:

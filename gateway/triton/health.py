@@ -92,7 +92,7 @@ class Health:
     @property
     def latency_seconds(self) -> float | None:
         """The usual time of an inference, None before the first."""
-        return self._latency.mean_seconds
+        return self._latency.mean_seconds if self._latency.is_known else None
 
     def ready(self) -> bool:
         """A probe found it serving a detector; whether that changes anything."""

@@ -5,30 +5,23 @@ from __future__ import annotations
 from collections import deque
 from typing import Final
 
+from gateway.smoothed import Smoothed
+
 _KEPT: Final = 500  # enough for a 0.99 quantile, few enough to follow a change within seconds
 _FEWEST: Final = 50  # a quantile of fewer says little
 _RENEWED_AFTER: Final = 50  # answers between two sorts of the kept latencies
 
 
-class UsualLatency:
-    """A running mean and deviation, weighted as TCP does it for its retransmission timer (RFC 6298, section 2)."""
+class UsualLatency(Smoothed):
+    """What an inference usually takes, weighted as in RFC 6298."""
 
     def __init__(self) -> None:
-        self.mean_seconds: float | None = None
-        self._deviation = 0.0
-
-    def add(self, seconds: float) -> None:
-        """Take one inference into account."""
-        if self.mean_seconds is None:
-            self.mean_seconds, self._deviation = seconds, seconds / 2
-            return
-        self._deviation += (abs(seconds - self.mean_seconds) - self._deviation) / 4
-        self.mean_seconds += (seconds - self.mean_seconds) / 8
+        super().__init__(mean_gain=1 / 8, deviation_gain=1 / 4)
 
     @property
     def longest_seconds(self) -> float | None:
         """What an inference should not exceed, in seconds: twice the mean and 4 deviations; None before the first."""
-        return None if self.mean_seconds is None else 2 * self.mean_seconds + 4 * self._deviation
+        return 2 * self.mean_seconds + 4 * self.deviation_seconds if self.is_known else None
 
 
 class LatencyQuantile:

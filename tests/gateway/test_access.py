@@ -219,6 +219,20 @@ async def test_the_file_is_watched_while_access_is_entered(keyring):
     assert watching.cancelled()
 
 
+async def test_what_nobody_thought_of_does_not_end_the_watch(keyring, monkeypatch):
+    """A key that is removed later on must not stay valid for good."""
+    monkeypatch.setattr("gateway.reloaded._LOOK_INTERVAL_SECONDS", 0.01)
+    async with Access(keyring.path) as access, asyncio.timeout(10):
+        with monkeypatch.context() as patch, capture_logs() as logs:
+            patch.setattr("gateway.access.fingerprint", lambda _: 1 / 0)
+            while not logs:
+                await asyncio.sleep(0.01)
+        assert (logs[0]["event"], logs[0]["log_level"]) == ("unexpected error", "error")
+        keyring.add("late")
+        while not access._callers:
+            await asyncio.sleep(0.01)
+
+
 @pytest.mark.parametrize("damage", ["broken", "gone"])
 async def test_a_file_that_breaks_changes_nothing(keyring, damage):
     """The keys stay as they were, the log says why, once; mended, the file counts again."""

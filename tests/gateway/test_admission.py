@@ -315,8 +315,8 @@ def test_a_caller_that_leaves_gives_its_place_back(monkeypatch):
         for task in tasks[1:]:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        line = world.admission._lines[MODEL]
-        assert (line.inflight, len(line.queue), +line.held, +line.there) == (0, 0, Counter(), Counter())
+        station = world.admission._stations[MODEL]
+        assert (station.inflight, len(station.queue), +station.held, +station.there) == (0, 0, Counter(), Counter())
         assert world.admission._starting == 0
         await world.send()
 

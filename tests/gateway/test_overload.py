@@ -238,7 +238,7 @@ async def test_a_connection_that_completes_no_header_is_cut_off(port, sent):
 async def test_open_calls_over_the_limit_are_refused(rpc_face):
     """By gRPC itself."""
     async with (
-        serving_rpc(rpc_face, host="127.0.0.1", port=0, grace_seconds=1, max_calls=1) as port,
+        serving_rpc(rpc_face, host="127.0.0.1", port=0, grace_seconds=1, max_open_calls=1) as port,
         grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel,
     ):
         rpc = service_pb2_grpc.GRPCInferenceServiceStub(channel)

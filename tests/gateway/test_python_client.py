@@ -7,8 +7,10 @@ import pytest
 from aiohttp.test_utils import TestServer
 
 from eagleeye import Refused, TimedOut
+from eagleeye.client.query import PRIORITIES
 from gateway.access import Access
 from gateway.errors import TritonUnavailable
+from gateway.priority import Priority
 from gateway.rest.app import application
 from gateway.rpc_server import serving_rpc
 from tests.eagleeye.client.conftest import connect, kind, own_threads, until
@@ -160,6 +162,33 @@ def _replaced(core, access):
     from gateway.access import Permitted  # noqa: PLC0415
 
     return dataclasses.replace(core, access=access, predictor=Permitted(core.predictor))
+
+
+@pytest.mark.parametrize("face", ["rest", "grpc"])
+async def test_a_priority_reaches_the_core(connect, rest_face, rpc_face, core, keyring, png, face):
+    """A key that allows no more than low gets low, and hears so if it asks for more; a stream's frames as well."""
+    secret = keyring.add("batch-job", priority="low")
+    async with Access(keyring.path) as access, contextlib.AsyncExitStack() as stack:
+        for each in (rest_face, rpc_face):
+            object.__setattr__(each, "core", _replaced(core, access))
+        if face == "rest":
+            rest = await stack.enter_async_context(TestServer(application(rest_face)))
+            url = f"http://127.0.0.1:{rest.port}"
+        else:
+            port = await stack.enter_async_context(serving_rpc(rpc_face, host="127.0.0.1", port=0, grace_seconds=5))
+            url = f"grpc://127.0.0.1:{port}"
+        async with connect(url, key=secret) as client:
+            assert len(await client.detect(png, priority="low")) == 2
+            with pytest.raises(Refused, match="priority is 'high'; this key allows 'low' at most"):
+                await client.detect(png, priority="high")
+            if face == "grpc":
+                (frame,) = await client.all("stream", [png], priority="normal")
+                assert "this key allows 'low' at most" in str(frame.error)
+
+
+def test_the_client_knows_the_gateways_priorities():
+    """By the same names, the most urgent first."""
+    assert tuple(Priority) == PRIORITIES
 
 
 # --- streams ----------------------------------------------------------------------------------------------------------

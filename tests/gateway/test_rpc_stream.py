@@ -130,11 +130,11 @@ async def test_sequences_do_not_wait_for_each_other(opened, predictor, png, monk
     """One whose frame takes long does not hold back another; each keeps its own order."""
     predict, others_are_there = predictor.predict, asyncio.Event()
 
-    async def slow_at_first(model, version, tensor, deadline):
+    async def slow_at_first(*request, **options):
         if not predictor.tensors:
-            predictor.tensors.append(tensor)
+            predictor.tensors.append(None)
             await others_are_there.wait()
-        return await predict(model, version, tensor, deadline)
+        return await predict(*request, **options)
 
     monkeypatch.setattr(predictor, "predict", slow_at_first)
     call = opened()

@@ -1,5 +1,6 @@
 """The gateway as a process: what stops its start, and who it lets in."""
 
+import dataclasses
 import json
 import socket
 import ssl
@@ -13,12 +14,35 @@ from pathlib import Path
 import click
 import grpc
 import pytest
+from click.testing import CliRunner
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from gateway.settings import Origins, ServingSettings, refuse_open_doors
+from gateway.__main__ import gateway as gateway_command
+from gateway.settings import Origins, ServingSettings, Settings, refuse_open_doors
 from tests.certificates import Authority
+from tests.gateway import raw_grpc
+from triton_runtime.up import UpSettings, up
 
 COMMAND = [sys.executable, "-m", "gateway", "--triton-url", "127.0.0.1:1", "--http-port", "0", "--grpc-port", "0"]
+
+
+SERVICE = "inference.GRPCInferenceService"
+
+
+@pytest.mark.parametrize("command, settings", [(gateway_command, Settings), (up, UpSettings)])
+def test_help_shows_every_setting_in_its_group(command, settings):
+    """Settings stand under headings, in the order in which they are declared there."""
+    text = CliRunner().invoke(command, ["--help"]).output
+    expected = {}
+    for field in dataclasses.fields(settings):
+        expected.setdefault(field.metadata["group"], []).append(f"--{field.name.replace('_', '-')}")
+    shown = {}
+    for line in text.splitlines():
+        if line.endswith(":") and not line.startswith(" "):
+            shown[line.removesuffix(":")] = []
+        elif line.startswith("  --"):
+            shown[list(shown)[-1]].append(line.split()[0])
+    assert shown == {**expected, "Other": ["--help"]}
 
 
 class Gateway:
@@ -224,6 +248,30 @@ def test_no_key_gets_into_logs_or_metrics(start, keyring):
     for secret in (known, unknown):
         assert secret not in gateway.output
         assert secret not in metrics
+
+
+@pytest.mark.parametrize(
+    "path", [b"/inference.GRPCInferenceService/\xff\xfe", b"\xff", b"/\xff/ServerLive", b"no path", b"/"], ids=repr
+)
+def test_a_path_that_is_none_ends_its_call_only(start, path):
+    """One that is not UTF-8 stopped the whole server of gRPC 1.84 and 1.85."""
+    gateway = start()
+    assert b"grpc-status" in raw_grpc.call(gateway.addresses["grpc"], path)
+    with grpc.insecure_channel(gateway.addresses["grpc"]) as channel:
+        rpc = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+        assert rpc.ServerLive(service_pb2.ServerLiveRequest(), timeout=10, wait_for_ready=False).live
+
+
+def test_metadata_that_are_no_text_are_not_quoted(start, keyring):
+    """GRPC would log a traceback with the bytes, which may hold a key."""
+    secret = keyring.add("camera-7").encode()
+    gateway = start("--keys-file", str(keyring.path))
+    for metadata in ((b"x-api-key", b"\xff" + secret), (b"authorization", b"Bearer \xff" + secret)):
+        answer = raw_grpc.call(gateway.addresses["grpc"], f"/{SERVICE}/ServerMetadata".encode(), [metadata])
+        assert b"unauthorized" in answer
+    assert secret.decode() not in gateway.output
+    assert "Traceback" not in gateway.output
+    assert "metadata that are not UTF-8" in gateway.output
 
 
 @pytest.fixture

@@ -372,6 +372,21 @@ async def test_certificates_are_verified(connect, tmp_path):
     assert server.connections == 0
 
 
+async def test_a_server_without_tls_is_said_so(connect):
+    """In words, and trying again would not help."""
+
+    async def refuse(_, writer):
+        writer.write(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(refuse, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        async with connect(f"https://127.0.0.1:{port}") as client:
+            with pytest.raises(Unreachable, match="does not speak TLS") as caught:
+                await client.detect(b"image")
+    assert not caught.value.is_retryable
+
+
 async def test_host_names_are_verified(connect, tmp_path):
     """A trusted certificate of another host is none."""
     authority = Authority(tmp_path)

@@ -119,6 +119,13 @@ def failure(status, details="what is wrong", **metadata):
     return call_error(status, details, trailing, "host:9")
 
 
+def test_a_server_without_tls_is_said_so():
+    """As gRPC tells it; trying again would not help."""
+    error = failure("UNAVAILABLE", "Tls handshake failed: SSL_ERROR_SSL: error:100000f7:WRONG_VERSION_NUMBER")
+    assert (error.code, error.is_retryable) == ("unreachable", False)
+    assert str(error) == "what answers at host:9 does not speak TLS, as https:// and grpcs:// addresses need it"
+
+
 @pytest.mark.parametrize(
     "status, code, is_retryable",
     [

@@ -439,6 +439,27 @@ async def test_a_version_that_was_replaced_everywhere_is_gone(fleet, cluster):
         fleet.find("toy", 3)
 
 
+async def test_a_version_is_waited_for_only_by_those_who_named_it(metrics, cluster):
+    """It may come back with its Triton; who named none is better served by the one that is there."""
+    old, new = [await cluster.start() for _ in range(2)]
+    cluster.tritons[new].ready = [("toy", "4")]
+    addresses = Addresses(old)
+    async with Fleet(addresses, metrics, look_interval_seconds=0.05) as fleet:
+        model, version = fleet.find("toy", None)
+        addresses.now = frozenset({new})
+        await until(lambda: "toy" in fleet.models and fleet.models["toy"].versions == (4,))
+        assert fleet.expected_models["toy"].versions == (1, 3, 4)
+        assert fleet.find("toy", None)[1] == 4
+        tensor = np.zeros((32, 64, 3), np.uint8)
+        with pytest.raises(TritonUnavailable, match="just been replaced"):
+            await fleet.predict(model, version, tensor, Deadline.after(SOON), is_replaceable=True)
+        named = asyncio.create_task(fleet.predict(model, version, tensor, Deadline.after(SOON)))
+        await asyncio.sleep(0.05)
+        addresses.now = frozenset({old, new})
+        await named
+        assert len(cluster.tritons[old].requests) == 1
+
+
 async def test_a_slow_answer_is_hedged(three, cluster, metrics):
     """After the quantile of the latest ones a second Triton is asked, the first answer counts, the other call ends."""
     async with Fleet(FixedAddresses(frozenset(three)), metrics, hedge_quantile=0.9) as fleet:
