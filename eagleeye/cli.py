@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import importlib
+import os
+import sys
 from typing import Final
 
 import click
 
 COMMANDS: Final = {
     "detect": ("eagleeye.detect.command:detect", "Find objects in images and videos, with results in several formats."),
+    "engine": ("export.engine_command:engine", "Build TensorRT plans, and serve them where they fit."),
     "evaluate": ("export.evaluate:evaluate", "Measure COCO mAP through the live endpoint."),
     "export": ("export.__main__:export", "Turn a checkpoint into a verified model in a Triton repository."),
     "gateway": ("gateway.__main__:gateway", "Serve detections in front of a Triton that runs already."),
     "health": ("eagleeye.status:health", "Tell whether a gateway lives and is ready."),
     "key": ("gateway.keys_cli:key", "Make, list and remove the keys that the gateway asks for."),
     "models": ("eagleeye.status:models", "List the models that a gateway serves."),
+    "profile": ("loadtest.profile:profile", "Measure what a Triton pod can do, for the autoscalers' thresholds."),
     "sample": ("eagleeye.boards:sample", "Draw a circuit board with defects, to try the shipped model on."),
+    "simulate-autoscaling": (
+        "loadtest.autoscaling.command:simulate_autoscaling",
+        "Replay a demand against the autoscaling of an overlay.",
+    ),
     "up": ("triton_runtime.up:up", "Export the shipped model, start Triton and the gateway."),
 }
 """Subcommand -> where it lives, and its line in the overview. A part is imported when its command is used: `gateway`
@@ -53,3 +61,11 @@ class LazyGroup(click.Group):
 @click.version_option(package_name="eagleeye")
 def main() -> None:
     """EagleEye serves the DAMO-YOLO object detector: export it, serve it with NVIDIA Triton, measure it."""
+    _replace_closed_streams()
+
+
+def _replace_closed_streams() -> None:
+    """Lets standard streams that the caller has closed be empty ones: else they are None, or the next file opened."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: PTH123, SIM115 (a device, for good)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -29,6 +31,27 @@ class NothingDone(click.ClickException):
     exit_code = NOTHING_DONE
 
 
+def say(text: str) -> None:
+    """Writes a line to standard output.
+
+    Raises:
+        NothingDone: it takes none; a pipe that nobody reads any more is left to click.
+    """
+    try:
+        click.echo(text)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        let_nothing_flush()
+        raise NothingDone(f"cannot write standard output: {error.strerror}") from error
+
+
+def let_nothing_flush() -> None:
+    """Keeps the interpreter from trying to write to standard output once more, and complaining, when it ends."""
+    with open(os.devnull, "wb") as nothing:  # noqa: PTH123 (a device, not a file)
+        os.dup2(nothing.fileno(), sys.stdout.fileno())
+
+
 @dataclass(frozen=True, slots=True)
 class Connection:
     """What the options of `connection_options` say."""
@@ -49,6 +72,7 @@ class Connection:
         """
         from eagleeye import Client  # noqa: PLC0415 (NumPy, which help does not need)
 
+        os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what it tells of failures is in our own words
         try:
             client = Client(
                 self.url,

@@ -1,7 +1,8 @@
 """A frozen settings class -> the options of a click command.
 
-A setting is declared once, as a field with its default, allowed values and help. It can be given as a command-line flag
-or as the environment variable `EAGLEEYE_<NAME>`; the flag wins. Click checks both and names the culprit in one line.
+A setting is declared once, as a field with its default, allowed values, help, and the group it is shown in. It can be
+given as a command-line flag or as the environment variable `EAGLEEYE_<NAME>`; the flag wins. Click checks both and
+names the culprit in one line.
 """
 
 from __future__ import annotations
@@ -26,9 +27,31 @@ Command = TypeVar("Command", bound="Callable[..., Any]")
 PORT: Final = click.IntRange(0, 65535)
 
 
-def setting(default: T, kind: click.ParamType[Any], text: str) -> T:
-    """Declare one field of a settings class: its default, what values it takes, and its help with the unit."""
-    field: Any = dataclasses.field(default=default, metadata={"kind": kind, "help": text})
+class SettingsCommand(click.Command):
+    """A command whose help shows settings under the headings of their groups."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Writes a section for each group, in the order in which they begin."""
+        groups: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            if record := parameter.get_help_record(ctx):
+                groups.setdefault(getattr(parameter, "group", "Other"), []).append(record)
+        for group, records in groups.items():
+            with formatter.section(group):
+                formatter.write_dl(records)
+
+
+class _Setting(click.Option):
+    """An option that belongs to a group."""
+
+    def __init__(self, *args: Any, group: str, **attributes: Any) -> None:
+        super().__init__(*args, **attributes)
+        self.group = group
+
+
+def setting(default: T, kind: click.ParamType[Any], text: str, *, group: str) -> T:
+    """Declare one field of a settings class: its default, what values it takes, its help with the unit, its group."""
+    field: Any = dataclasses.field(default=default, metadata={"kind": kind, "help": text, "group": group})
     return field  # type: ignore[no-any-return]
 
 
@@ -39,9 +62,11 @@ def options(settings_class: type[Any]) -> Callable[[Command], Command]:
         for field in reversed(dataclasses.fields(settings_class)):
             command = click.option(
                 f"--{field.name.replace('_', '-')}",
+                cls=_Setting,
+                group=field.metadata["group"],
                 envvar=environment_name(field.name),
                 show_envvar=True,
-                show_default=True,
+                show_default=field.default != "",
                 default=field.default,
                 type=field.metadata["kind"],
                 is_flag=field.metadata["kind"] is click.BOOL,

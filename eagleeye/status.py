@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from eagleeye.connection import Connection, NothingDone, connection_options, split
+from eagleeye.connection import Connection, NothingDone, connection_options, say, split
 
 if TYPE_CHECKING:
     from eagleeye import Health, ModelInfo
@@ -36,7 +36,7 @@ def models(*, as_json: bool, **values: Any) -> None:
     except EagleEyeError as error:
         raise NothingDone(str(error)) from error
     if as_json:
-        click.echo(json.dumps([asdict(model) for model in served], indent=1))
+        say(json.dumps([asdict(model) for model in served], indent=1))
     else:
         _echo_table([HEADER, *map(_row, served)])
 
@@ -50,7 +50,7 @@ def _row(model: ModelInfo) -> tuple[str, ...]:
 def _echo_table(rows: list[tuple[str, ...]]) -> None:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
-        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        say("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
 @click.command()
@@ -72,10 +72,10 @@ def health(*, wait_seconds: float, as_json: bool, **values: Any) -> None:
     connection = split(values)
     answer = _ask(connection, time.monotonic() + wait_seconds)
     if as_json:
-        click.echo(json.dumps({"url": connection.url, **asdict(answer)}))
+        say(json.dumps({"url": connection.url, **asdict(answer)}))
     else:
         state = "ready" if answer.ready else "live, not ready" if answer.live else "not live"
-        click.echo(f"{connection.url}: {state}")
+        say(f"{connection.url}: {state}")
     if not answer.ready:
         click.get_current_context().exit(NOT_READY)
 

@@ -44,25 +44,33 @@ class ByteBudget:
                 _RETRY_AFTER_SECONDS,
             )
 
-    @contextmanager
-    def hold(self, flow: str) -> Iterator[Callable[[int], None]]:
-        """While the block runs, hold what is added with the function that this yields.
+    def take(self, flow: str, size: int) -> None:
+        """Count `size` bytes more of a flow, until they are given back.
 
         Raises:
-            Overloaded: from that function; there is no room for that many bytes more.
+            Overloaded: there is no room for them.
         """
+        self.check(flow, size)
+        self._count(flow, size)
+
+    def give(self, flow: str, size: int) -> None:
+        """Give back what was taken."""
+        self._count(flow, -size)
+
+    @contextmanager
+    def hold(self, flow: str) -> Iterator[Callable[[int], None]]:
+        """While the block runs, hold what is taken with the function that this yields."""
         held = 0
 
-        def add(size: int) -> None:
+        def take(size: int) -> None:
             nonlocal held
-            self.check(flow, size)
-            self._count(flow, size)
+            self.take(flow, size)
             held += size
 
         try:
-            yield add
+            yield take
         finally:
-            self._count(flow, -held)
+            self.give(flow, held)
 
     def _count(self, flow: str, size: int) -> None:
         self._total += size

@@ -113,7 +113,9 @@ class RpcFace(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mi
         """The detections of one or more images, which are worked on at the same time."""
         async with self._observed(context, "ModelInfer", request.id, is_detection=True) as event:
             flow = access.flow(_address(context.peer()))
-            return await self._infer(request, event, flow, partial(self._deadline, context))
+            with self.core.memory.hold(flow) as hold:
+                hold(request.ByteSize())
+                return await self._infer(request, event, flow, partial(self._deadline, context))
 
     async def ModelStreamInfer(self, _: Any, context: Any) -> None:
         """Frames of cameras: each is a ModelInfer of one image, and is answered in the order of its sequence."""
@@ -134,9 +136,8 @@ class RpcFace(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mi
             event |= {"sequence": frame.sequence, "dropped": frame.dropped}
             try:
                 frame.check()
-                flow = access.flow(_address(context.peer()), stream=f"{context.peer()} {frame.sequence}")
                 deadline = partial(frame.deadline, self.core.timeout_seconds)
-                return await self._infer(frame.request, event, flow, deadline)
+                return await self._infer(frame.request, event, frame.flow, deadline)
             finally:
                 self.core.metrics.frames_dropped.labels(event.get("model", "")).inc(frame.dropped)
 
@@ -149,13 +150,6 @@ class RpcFace(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mi
         self, request: Any, event: dict[str, object], flow: str, deadline: Callable[[float | None], Deadline]
     ) -> Any:
         """The answer to a ModelInfer request; `deadline` is told the seconds that it asks for, if it does."""
-        with self.core.memory.hold(flow) as hold:
-            hold(request.ByteSize())
-            return await self._detect(request, event, flow, deadline)
-
-    async def _detect(
-        self, request: Any, event: dict[str, object], flow: str, deadline: Callable[[float | None], Deadline]
-    ) -> Any:
         query, asked_seconds = rpc_messages.read_parameters(request)
         model, version = self.core.predictor.find(query.model, query.version)
         event |= {"model": model.name, "version": version}

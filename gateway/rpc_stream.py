@@ -16,9 +16,9 @@ import grpc
 from tritonclient.grpc import service_pb2
 
 from gateway import rpc_messages
-from gateway.access import presented
+from gateway.access import flow, presented
 from gateway.deadline import Deadline
-from gateway.errors import GatewayError, InvalidParameter, Unauthorized
+from gateway.errors import GatewayError, InvalidParameter, Overloaded, Unauthorized
 from gateway.sequences import WINDOW, Frame, Sequences
 
 if TYPE_CHECKING:
@@ -52,17 +52,21 @@ class StreamFrame(Frame):
 
     Attributes:
         request: the message.
+        flow: whose it is, see `gateway.access.flow`.
         caller: who sent it, if keys are asked for.
         is_paid: whether the call's own token counts for it.
+        held_bytes: what it takes of the budget of bytes.
         ends_at: when the call ends, in seconds of `time.monotonic`.
         error: what was found wrong with it when it was read.
         answer: the message that answers it, once there is one.
     """
 
     request: Any
+    flow: str
     caller: Caller | None
     is_paid: bool
     ends_at: float
+    held_bytes: int = 0
     error: GatewayError | None = None
     answer: Any = None
     arrived_at: float = field(default_factory=time.monotonic)
@@ -75,6 +79,13 @@ class StreamFrame(Frame):
         """Its own or the default's, from its arrival; the call's if that is nearer."""
         timeout_seconds = default_seconds if asked_seconds is None else asked_seconds
         return Deadline(min(self.arrived_at + timeout_seconds, self.ends_at), timeout_seconds)
+
+    def empty(self, error: GatewayError) -> None:
+        """Keep no more of it than its answer needs, which is this error."""
+        self.request.ClearField("inputs")
+        self.request.ClearField("raw_input_contents")
+        self.size_bytes = self.request.ByteSize()
+        self.error = error
 
     def check(self) -> None:
         """Stop a frame before it costs anything; one that gets this far takes a token of its key.
@@ -114,10 +125,6 @@ class FrameContext:
     def time_remaining(self) -> float | None:
         """Seconds until the call's own deadline, if it has one."""
         return self._call.time_remaining()  # type: ignore[no-any-return]
-
-    def peer(self) -> str:
-        """Address and port of the connection's other end."""
-        return self._call.peer()  # type: ignore[no-any-return]
 
     async def abort(self, _: grpc.StatusCode, detail: str, metadata: tuple[tuple[str, str], ...]) -> None:
         """End the frame.
@@ -164,11 +171,15 @@ class FrameStream:
         if self._core.lifecycle.is_draining:
             raise ShuttingDown
         with self._core.metrics.streams.track_inprogress(), suppress(TimeoutError):
-            async with self._working, self._looking(), asyncio.TaskGroup() as self._tasks:
-                with suppress(TimeoutError):
-                    async with self._reading:
-                        await self._read()
-                self._is_reading = False
+            try:
+                async with self._working, self._looking(), asyncio.TaskGroup() as self._tasks:
+                    with suppress(TimeoutError):
+                        async with self._reading:
+                            await self._read()
+                    self._is_reading = False
+            finally:
+                for frame in self._sequences:
+                    self._let_go(frame)
         if self._error is not None:
             raise self._error
 
@@ -197,17 +208,22 @@ class FrameStream:
             return False
         self.counts["frames"] += 1
         frame = self._frame(request, caller, error)
+        self._hold(frame)
         try:
-            self._sequences.add(frame)
+            replaced = self._sequences.add(frame)
         except InvalidParameter as too_many:
+            self._let_go(frame)
             self._error = too_many
             return False
+        if replaced:
+            self._let_go(replaced)
         self._begin()
         if frame.dropped:
             await asyncio.sleep(_REPLACED_PAUSE_SECONDS)
         return True
 
     def _frame(self, request: Any, caller: Caller | None, error: GatewayError | None) -> StreamFrame:
+        peer = self._call.peer()
         sequence: SequenceId = 0
         is_latest = False
         try:
@@ -220,11 +236,24 @@ class FrameStream:
             is_replaceable=is_latest,
             size_bytes=request.ByteSize(),
             request=request,
+            flow=flow(peer, stream=f"{peer} {sequence}"),
             caller=caller,
             is_paid=self.counts["frames"] == 1,
             ends_at=self._ends_at,
             error=error,
         )
+
+    def _hold(self, frame: StreamFrame) -> None:
+        """Count a frame's bytes until it is answered or replaced; one that there is no room for is emptied at once."""
+        try:
+            self._core.memory.take(frame.flow, frame.size_bytes)
+        except Overloaded as error:
+            frame.empty(error)
+        else:
+            frame.held_bytes = frame.size_bytes
+
+    def _let_go(self, frame: StreamFrame) -> None:
+        self._core.memory.give(frame.flow, frame.held_bytes)
 
     def _begin(self) -> None:
         while frame := self._sequences.begin():
@@ -251,6 +280,7 @@ class FrameStream:
             except grpc.aio.BaseError:  # the caller has gone: gRPC is about to cancel the call
                 return
             self._sequences.handed_over()
+            self._let_go(frame)
             self.counts["answered"] += 1
             self.counts["dropped"] += frame.dropped
             self._begin()

@@ -8,9 +8,13 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
-from typing import Final, Generic, TypeVar
+from itertools import chain
+from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 from gateway.errors import InvalidParameter
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 WINDOW: Final = 4
 """Frames of a stream that are in work at a time, from the start until the answer is handed over: one decodes, one is
@@ -68,8 +72,15 @@ class Sequences(Generic[F]):
         """Whether the stream may be read on: no frame waits that can't be replaced, and there is room."""
         return self._bytes < self._max_bytes and all(frame.is_replaceable for frame in self._waiting.values())
 
-    def add(self, frame: F) -> None:
-        """Take in a frame that was read, while `may_read`. It replaces the one of its sequence that waits.
+    def __iter__(self) -> Iterator[F]:
+        """All frames that are not answered yet."""
+        return chain(self._waiting.values(), *self._begun.values())
+
+    def add(self, frame: F) -> F | None:
+        """Take in a frame that was read, while `may_read`. It replaces the one of its sequence that waits, if any.
+
+        Returns:
+            The frame that it replaced.
 
         Raises:
             InvalidParameter: there are too many sequences.
@@ -82,6 +93,7 @@ class Sequences(Generic[F]):
             self._bytes -= replaced.size_bytes
         self._waiting[frame.sequence] = frame
         self._bytes += frame.size_bytes
+        return replaced
 
     def begin(self) -> F | None:
         """The frame to begin now, if there is one; it is in work from here on."""

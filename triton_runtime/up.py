@@ -22,6 +22,7 @@ import click
 
 import export as export_package
 from eagleeye.options import (
+    SettingsCommand,
     arguments,
     environment_name,
     options,
@@ -29,7 +30,7 @@ from eagleeye.options import (
     setting,
     without_settings,
 )
-from gateway.settings import ServingSettings, Settings, refuse_open_doors
+from gateway.settings import ADDRESSES, TIMES, TRITON, ServingSettings, Settings, refuse_open_doors
 from triton_runtime.environment import TritonEnvironment, UnsupportedMachine
 from triton_runtime.process import Child, running
 from triton_runtime.server import HOST, Ports, TritonServer, is_serving, why_no_model_loads
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 
     from triton_runtime.environment import Installation
 
+_STANDIN_GROUP: Final = "Stand-in for GPUs"
 _LAST_PORT: Final = 65535
 _PORT: Final = click.IntRange(1, _LAST_PORT)
 _SECONDS: Final = click.FloatRange(min=0, min_open=True)
@@ -58,43 +60,65 @@ _POLL_SECONDS: Final = 0.1
 class UpSettings(ServingSettings):
     """What `eagleeye up` can be told: all that the gateway can, and what there is to say of Triton."""
 
-    http_port: int = setting(8080, _PORT, "TCP port of the gateway's REST face.")
-    grpc_port: int = setting(8081, _PORT, "TCP port of the gateway's gRPC face.")
+    http_port: int = setting(8080, _PORT, "TCP port of the gateway's REST face.", group=ADDRESSES)
+    grpc_port: int = setting(8081, _PORT, "TCP port of the gateway's gRPC face.", group=ADDRESSES)
     admin_port: int | None = setting(
-        None, _PORT, "TCP port for the gateway's /healthz, /readyz and /metrics, which its REST face then lacks."
+        None,
+        _PORT,
+        "TCP port for the gateway's /healthz, /readyz and /metrics, which its REST face then lacks, and /v1/triton.",
+        group=ADDRESSES,
     )
     drain_seconds: float = setting(
         0.0,
         click.FloatRange(min=0),
         "Time on shutdown in which requests are still taken, in seconds; no balancer is here that has to notice.",
+        group=TIMES,
     )
-    triton_http_port: int = setting(8000, _PORT, "TCP port of the first Triton's HTTP service.")
-    triton_grpc_port: int = setting(8001, _PORT, "TCP port of its gRPC service.")
-    triton_metrics_port: int = setting(8002, _PORT, "TCP port of its metrics.")
+    triton_http_port: int = setting(8000, _PORT, "TCP port of the first Triton's HTTP service.", group=TRITON)
+    triton_grpc_port: int = setting(8001, _PORT, "TCP port of its gRPC service.", group=TRITON)
+    triton_metrics_port: int = setting(8002, _PORT, "TCP port of its metrics.", group=TRITON)
     tritons: int = setting(
         1,
         click.IntRange(1, _MOST_TRITONS),
         f"Number of Tritons, each with ports that are {_PORT_STEP} higher than those of the one before.",
+        group=TRITON,
     )
     standin: bool = setting(
-        False, click.BOOL, "Serve a model that has a GPU's timing and invented answers, instead of the repository's."
+        False,
+        click.BOOL,
+        "Serve a model that has a GPU's timing and invented answers, instead of the repository's.",
+        group=_STANDIN_GROUP,
     )
     standin_base_ms: float = setting(
-        _STANDIN.base_ms, _MILLISECONDS, "Time that the stand-in takes for each batch, in milliseconds."
+        _STANDIN.base_ms,
+        _MILLISECONDS,
+        "Time that the stand-in takes for each batch, in milliseconds.",
+        group=_STANDIN_GROUP,
     )
     standin_per_image_ms: float = setting(
-        _STANDIN.per_image_ms, _MILLISECONDS, "Time that it takes for each image of a batch on top, in milliseconds."
+        _STANDIN.per_image_ms,
+        _MILLISECONDS,
+        "Time that it takes for each image of a batch on top, in milliseconds.",
+        group=_STANDIN_GROUP,
     )
-    standin_size: int = setting(_STANDIN.size, click.IntRange(16, 4096), "Side of its square input, in pixels.")
+    standin_size: int = setting(
+        _STANDIN.size, click.IntRange(16, 4096), "Side of its square input, in pixels.", group=_STANDIN_GROUP
+    )
     model_repository: Path = setting(
-        Path("model_repository"), _FOLDER, "Folder of the models; an empty one gets the shipped model."
+        Path("model_repository"), _FOLDER, "Folder of the models; an empty one gets the shipped model.", group=TRITON
     )
-    triton_env: Path = setting(Path(".venv-triton"), _FOLDER, "Virtual environment that holds nvidia-pytriton.")
-    ready_timeout_seconds: float = setting(120.0, _SECONDS, "Longest time for everything to be ready, in seconds.")
-    state_directory: Path = setting(Path(".eagleeye"), _FOLDER, "Folder for Triton's log and other files of this run.")
+    triton_env: Path = setting(
+        Path(".venv-triton"), _FOLDER, "Virtual environment that holds nvidia-pytriton.", group=TRITON
+    )
+    ready_timeout_seconds: float = setting(
+        120.0, _SECONDS, "Longest time for everything to be ready, in seconds.", group=TIMES
+    )
+    state_directory: Path = setting(
+        Path(".eagleeye"), _FOLDER, "Folder for Triton's log and other files of this run.", group=TRITON
+    )
 
 
-@click.command(context_settings={"max_content_width": 120})
+@click.command(cls=SettingsCommand, context_settings={"max_content_width": 120})
 @options(UpSettings)
 def up(**values: Any) -> None:
     """Export the shipped model, start one or more real Tritons and a gateway, and say when they are ready.

@@ -81,6 +81,11 @@ class _Command(click.Command):
 @click.option("--classes", help="Only these: labels or ids, separated by commas.  [default: all]")
 @click.option("--agnostic-nms", is_flag=True, help="Let boxes of different classes suppress one another, too.")
 @click.option(
+    "--priority",
+    type=click.Choice(["high", "normal", "low"]),
+    help="How urgent it is where requests must wait; a key says how much is allowed.  [default: normal]",
+)
+@click.option(
     "--every", default=1, show_default=True, type=click.IntRange(1), metavar="N", help="Of a video, each N-th frame."
 )
 @click.option("--concurrency", default=8, show_default=True, type=click.IntRange(1, 256), help="Requests at a time.")
@@ -116,9 +121,14 @@ def detect(
     _check_usage(paths, paths_from, chosen, output, resume=resume, overwrite=overwrite)
     sources = _sources(paths, paths_from, output if chosen is Format.IMAGES else None)
     _check_packages(chosen, sources)
-    from eagleeye.detect.session import Plan, carry_out  # noqa: PLC0415 (NumPy and more, which help does not need)
+    from eagleeye.client.query import Query  # noqa: PLC0415 (NumPy and more, which help does not need)
+    from eagleeye.detect.session import Plan, carry_out  # noqa: PLC0415
     from eagleeye.detect.target import Wanted  # noqa: PLC0415
 
+    try:
+        Query(**query)
+    except ValueError as error:  # such as not a number, which click takes for one in any range
+        raise NothingDone(str(error)) from error
     fps = _output_fps(sources, every) if chosen is Format.VIDEO else None
     wanted = Wanted(chosen, output, resume=resume, overwrite=overwrite, fps=fps)
     sys.exit(carry_out(Plan(connection, sources, wanted, query, every, concurrency)))
@@ -130,6 +140,8 @@ def _sources(paths: tuple[str, ...], paths_from: str | None, results: Path | Non
             return find_sources(paths, filter(None, (line.rstrip("\r\n") for line in lines)), results)
     except InputError as error:
         raise NothingDone(str(error)) from error
+    except OSError as error:
+        raise NothingDone(f"cannot read {paths_from}: {error.strerror}") from error
 
 
 def _check_usage(

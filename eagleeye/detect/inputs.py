@@ -64,7 +64,7 @@ def find_sources(named: Iterable[str], listed: Iterable[str] = (), results: Path
         _add(found, roots, *_named(text, results))
     for text in listed:
         path = Path(text)
-        _add(found, roots, *(_folder(path, results) if _is_folder(path) else (path.parent, [path])))
+        _add(found, roots, *(_folder(path, results) if os.path.isdir(path) else (path.parent, [path])))  # noqa: PTH112
     if not found:
         raise InputError("there is nothing to look at: no JPEG, PNG, WebP or BMP file was found")
     root = Path(os.path.commonpath([_absolute(each) for each in roots]))
@@ -99,7 +99,7 @@ def _named(text: str, results: Path | None) -> tuple[Path, Sequence[Path | None]
         return path.parent, [path]
     if glob.has_magic(text):
         return _pattern(text, results)
-    raise InputError(f"there is no file or folder {text}")
+    raise InputError(f"there is no file or folder {printable(text)}")
 
 
 def _folder(folder: Path, results: Path | None) -> tuple[Path, list[Path]]:
@@ -111,8 +111,9 @@ def _images_below(folder: Path, results: Path | None) -> Iterator[Path]:
     for where, folders, names in os.walk(folder, onerror=_refuse):
         folders[:] = [name for name in folders if not name.startswith(".") and not _is_in(Path(where, name), results)]
         for name in names:
-            if not name.startswith(".") and Path(name).suffix.lower() in IMAGE_SUFFIXES:
-                yield Path(where, name)
+            path = Path(where, name)
+            if not name.startswith(".") and path.suffix.lower() in IMAGE_SUFFIXES and not _is_pipe(path):
+                yield path
 
 
 def _pattern(pattern: str, results: Path | None) -> tuple[Path, list[Path]]:
@@ -121,7 +122,7 @@ def _pattern(pattern: str, results: Path | None) -> tuple[Path, list[Path]]:
     files = [path for path in matches if path.suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES and path.is_file()]
     files = [path for path in files if not _is_in(path, results)]
     if not files:
-        raise InputError(f"nothing that {pattern} matches is an image (JPEG, PNG, WebP, BMP) or a video")
+        raise InputError(f"nothing that {printable(pattern)} matches is an image (JPEG, PNG, WebP, BMP) or a video")
     return Path(*_leading(Path(pattern).parts)), sorted(files, key=lambda path: path.parts)
 
 
@@ -135,6 +136,11 @@ def _leading(parts: Iterable[str]) -> Iterator[str]:
         if glob.has_magic(part):
             return
         yield part
+
+
+def _is_pipe(path: Path) -> bool:
+    """Whether it is a pipe, a device or the like, whose end may never come. A link to nothing fails later and alone."""
+    return path.exists() and not path.is_file()
 
 
 def _is_folder(path: Path) -> bool:
@@ -156,4 +162,9 @@ def _refuse(error: OSError) -> None:
 
 
 def _unreadable(error: OSError) -> InputError:
-    return InputError(f"cannot read {error.filename}: {error.strerror}")
+    return InputError(f"cannot read {printable(str(error.filename))}: {error.strerror}")
+
+
+def printable(name: str) -> str:
+    """A name for a message of one line."""
+    return name if name.isprintable() else ascii(name)

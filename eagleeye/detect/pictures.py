@@ -7,6 +7,8 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
+from eagleeye.detect.inputs import printable
+
 if TYPE_CHECKING:
     from collections.abc import Container, Iterator, Sequence
     from pathlib import PurePath
@@ -56,7 +58,7 @@ class Picture:
 
     def __str__(self) -> str:
         """For a message of one line."""
-        name = self.name if self.name.isprintable() else ascii(self.name)
+        name = printable(self.name)
         return name if self.frame is None else f"{name}, frame {self.frame}"
 
 
@@ -88,6 +90,8 @@ def read_image(source: Source) -> Picture:
         data: bytes | Failure = sys.stdin.buffer.read() if source.path is None else source.path.read_bytes()
     except OSError as error:
         data = Failure(f"cannot be read: {error.strerror}")
+    except ValueError as error:  # a name with a zero byte, as `find -print0` writes
+        data = Failure(f"cannot be read: {error}")
     return Picture(source.name, source.relative, data)
 
 

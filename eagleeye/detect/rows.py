@@ -77,7 +77,11 @@ def json_line(row: Any) -> bytes:
 def csv_lines(rows: Sequence[Sequence[Any]]) -> bytes:
     """Rows as they stand in the file, UTF-8; file names in no known encoding keep their bytes."""
     text = io.StringIO(newline="")
-    csv.writer(text, lineterminator="\n").writerows(rows)
+    for row in rows:
+        has_return = any(
+            "\r" in str(cell) for cell in row
+        )  # Python's writer quotes it from 3.13 on, its reader insists
+        csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL if has_return else csv.QUOTE_MINIMAL).writerow(row)
     return text.getvalue().encode(errors="surrogateescape")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from eagleeye import EagleEyeError
-from eagleeye.connection import NOTHING_DONE, NothingDone
+from eagleeye.connection import NOTHING_DONE, NothingDone, let_nothing_flush
 from eagleeye.detect.outputs import Format
 from eagleeye.detect.pictures import read_pictures
 from eagleeye.detect.progress import Progress
@@ -56,7 +55,8 @@ class Plan:
     @property
     def settings(self) -> dict[str, Any]:
         """What all answers of one output must have in common."""
-        settings = {"format": str(self.wanted.form), **self.query, "every": self.every}
+        asked = {name: value for name, value in self.query.items() if name != "priority"}  # says when, and not what
+        settings = {"format": str(self.wanted.form), **asked, "every": self.every}
         return {**settings, "folder": str(self.sources.root)} if self.wanted.form is Format.IMAGES else settings
 
 
@@ -83,11 +83,11 @@ def carry_out(plan: Plan) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
-        _let_nothing_flush()
+        let_nothing_flush()
         return NOBODY_READS
     except OSError as error:
         if plan.wanted.path is None:
-            _let_nothing_flush()
+            let_nothing_flush()
         click.echo(f"Error: cannot write {_written(plan.wanted, error)}: {error.strerror or error}", err=True)
         return SOME_FAILED if tally.done else NOTHING_DONE
     if not target.is_void:
@@ -142,18 +142,12 @@ def _written(wanted: Wanted, error: OSError) -> str:
     return str(error.filename or wanted.path or "standard output")
 
 
-def _let_nothing_flush() -> None:
-    """Keeps the interpreter from trying once more, and complaining, when it ends."""
-    with open(os.devnull, "wb") as nothing:  # noqa: PTH123 (a device, not a file)
-        os.dup2(nothing.fileno(), sys.stdout.fileno())
-
-
 def _sum_up(plan: Plan, target: Target, tally: Tally) -> None:
     seen = tally.done + tally.failed
     parts = [f"{tally.done} of {seen} images done, {tally.detections} detections"]
     parts += [f"{tally.failed} failed"] * (tally.failed > 0)
     parts += [f"{len(target.done)} were done before"] * bool(target.done)
-    parts += [f"written to {plan.wanted.path}"] * (plan.wanted.path is not None)
+    parts += [f"written to {path}" for path in [plan.wanted.path] if path is not None and path.exists()]
     click.echo("; ".join(parts), err=True)
 
 

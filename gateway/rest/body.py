@@ -38,6 +38,16 @@ def is_held_back(request: web.Request) -> bool:
     return bool(request.get(_CONTINUE_IS_DUE))
 
 
+def check_length(request: web.Request, max_bytes: int) -> None:
+    """Refuse a body that says it is too large.
+
+    Raises:
+        ImageTooLarge: over `max_bytes`.
+    """
+    if (request.content_length or 0) > max_bytes:
+        raise too_many_bytes(max_bytes)
+
+
 async def read(request: web.Request, max_bytes: int, timeout_seconds: float, hold: Callable[[int], None]) -> bytes:
     """The whole body, inflated. One that is too large is refused as soon as that is known, not after it was received.
 
@@ -55,8 +65,7 @@ async def read(request: web.Request, max_bytes: int, timeout_seconds: float, hol
         raise UnsupportedMediaType(
             f"the content encoding {coding[:100]!r} is not known; allowed: {', '.join(_CODINGS)}"
         )
-    if (request.content_length or 0) > max_bytes:
-        raise too_many_bytes(max_bytes)
+    check_length(request, max_bytes)
     if is_held_back(request):
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         request.writer.output_size = 0  # the answer has not begun

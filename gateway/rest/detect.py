@@ -75,17 +75,19 @@ async def _receive(
 
     So is an image that would be too late. An envelope may say how urgent it is, and how long it may take.
     """
-    face.core.memory.check(flow, request.content_length or 0)
     is_envelope = inputs.is_envelope(request.content_type)
+    max_bytes = face.max_body_bytes if is_envelope else face.core.limits.max_bytes
+    body.check_length(request, max_bytes)
+    face.core.memory.check(flow, request.content_length or 0)
     if "model" in request.query or not is_envelope:
         _note_model(face, request, request.query)
     texts = query.texts(request.query)
     if not is_envelope:
         asked = _resolve(face, request, texts)
         face.core.detector.check(asked.query, _timeout_seconds(face, asked), flow)
-        data = await body.read(request, face.core.limits.max_bytes, face.upload_timeout_seconds, hold)
+        data = await body.read(request, max_bytes, face.upload_timeout_seconds, hold)
         return Upload((File(data),)), asked
-    data = await body.read(request, face.max_body_bytes, face.upload_timeout_seconds, hold)
+    data = await body.read(request, max_bytes, face.upload_timeout_seconds, hold)
     upload = await asyncio.to_thread(inputs.unpack, request.headers["Content-Type"], data)
     return upload, _resolve(face, request, query.join(texts, upload.parameters))
 

@@ -99,6 +99,7 @@ async def _answer(face: RestFace, request: web.Request, flow: str, hold: Callabl
     event = request[EVENT]
     model, version = _find(face, request)  # refused before the upload
     event |= {"model": model.name, "version": version}
+    body.check_length(request, face.max_body_bytes)
     face.core.memory.check(flow, request.content_length or 0)
     data = await body.read(request, face.max_body_bytes, face.upload_timeout_seconds, hold)
     asked = await asyncio.to_thread(read_request, data, request.headers.get(JSON_LENGTH))

@@ -126,7 +126,7 @@ def overload(**values: Any) -> None:
 @click.option(
     "--use",
     type=click.FloatRange(0, 1, min_open=True),
-    default=0.9,
+    default=0.8,
     help="Part of its share, a fifth of the capacity, that each key uses.",
 )
 def flood(**values: Any) -> None:

@@ -20,7 +20,7 @@ from gateway.priority import Priority
 from gateway.rest.connections import limited
 from gateway.rpc_server import serving_rpc
 from gateway.settings import ServingSettings
-from tests.gateway.conftest import MAX_HELD_BYTES, MAX_INFLIGHT
+from tests.gateway.conftest import MAX_BODY_BYTES, MAX_HELD_BYTES, MAX_INFLIGHT
 from tests.gateway.test_inputs import in_base64
 from tests.gateway.test_rest import problem
 from tests.gateway.test_rest_access import access, bearer, guarded, permitted, serve  # noqa: F401 (fixtures)
@@ -98,6 +98,15 @@ async def test_a_body_without_room_in_memory_is_refused(rest, core, send):
     page = await metrics_page(rest)
     assert "eagleeye_held_bytes 0.0" in page
     assert 'eagleeye_shed_total{model="",reason="memory"} 1.0' in page
+
+
+@pytest.mark.parametrize("path", ["/v1/detect", "/v2/models/toy/infer"])
+async def test_a_body_that_may_never_come_is_too_large_and_not_too_early(rest, core, path):
+    """413, also while there is no room for it: coming back later would not help."""
+    with core.memory.hold("address 127.0.0.1") as hold:
+        hold(MAX_HELD_BYTES // 2)
+        response = await rest.post(path, data=bytes(MAX_BODY_BYTES + 1))
+    assert (await response.json())["code"] == "image_too_large"
 
 
 async def test_over_grpc_memory_counts_as_well(rpc, core, png):

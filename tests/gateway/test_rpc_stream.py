@@ -304,6 +304,30 @@ async def test_ten_thousand_cameras_of_one_frame(rpc):
     assert {told(answer)[1] for answer in answers} == {"invalid_image"}
 
 
+async def test_what_waits_counts_as_held(opened, held, png, metrics):
+    """Also frames of a stream, until they are answered or replaced, or the stream is gone."""
+    call = opened()
+    await call.write(frame(png, "0", mode="latest"))
+    await until(lambda: held.tensors)
+    in_work = sample(metrics, "held_bytes")
+    for name in "12":
+        await call.write(frame(png, name, mode="latest"))
+    await until(lambda: sample(metrics, "held_bytes") == 2 * in_work)
+    await settled()
+    assert sample(metrics, "held_bytes") == 2 * in_work
+    call.cancel()
+    await until(lambda: sample(metrics, "held_bytes") == 0)
+
+
+async def test_a_frame_without_room_is_refused_in_its_place(rpc, rpc_face, png, monkeypatch):
+    """As overloaded, and the stream goes on."""
+    size = frame(png, "0").ByteSize()
+    monkeypatch.setattr(rpc_face.core.memory, "_max_bytes", 60 * size)
+    large = frame(png + bytes(60 * size), "large")
+    answers = await answers_to(rpc, frame(png, "0"), large, frame(png, "1"))
+    assert [told(answer)[:2] for answer in answers] == [("0", ""), ("large", "overloaded"), ("1", "")]
+
+
 async def test_too_many_cameras_end_the_stream(opened, held, png):
     """INVALID_ARGUMENT that says how many are allowed, after what was read has been answered."""
     call = opened()

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
@@ -316,6 +318,49 @@ def test_a_missing_package_is_told(eagleeye, here, monkeypatch, module, argument
         2,
         f"Error: this needs the Python package '{module}': pip install 'eagleeye[detect]'\n",
     )
+
+
+def test_a_number_that_is_none_is_refused(eagleeye, photos):
+    """Click takes it for one in any range."""
+    ended = eagleeye("detect", photos.name, "--score-threshold", "nan")
+    assert (ended.exit_code, ended.stderr) == (2, "Error: score_threshold is nan; it must be a number from 0 to 1\n")
+
+
+def test_a_name_with_a_zero_byte_fails_alone(eagleeye, photos):
+    """As `find -print0` writes them."""
+    ended = eagleeye("detect", "--paths-from", "-", input=f"x\0y.png\n{photos.name}/a.png\n")
+    assert [row.get("error", {}).get("code") for row in rows(ended.stdout)] == ["unreadable", None]
+    assert ended.exit_code == 1
+
+
+def test_a_list_that_cannot_be_read_is_told(eagleeye):
+    """In one line."""
+    ended = eagleeye("detect", "--paths-from", "/proc/self/mem")
+    assert (ended.exit_code, ended.stderr) == (2, "Error: cannot read /proc/self/mem: Input/output error\n")
+
+
+@pytest.mark.usefixtures("photos")
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_are_empty_ones(here, gateway, closed):
+    """Nothing that was meant for them gets into a file of results."""
+    command = [
+        "sh",
+        "-c",
+        f'exec "$@" {closed}',
+        "sh",
+        sys.executable,
+        "-m",
+        "eagleeye",
+        "detect",
+        "--url",
+        gateway.http,
+    ]
+    for arguments in (["photos", "--output", "found.jsonl"], ["photos/a.png", "--paths-from", "-"]):
+        ended = subprocess.run(
+            [*command, *arguments], stdin=subprocess.DEVNULL, capture_output=True, timeout=60, check=False
+        )
+        assert ended.returncode == 0, ended.stderr
+    assert [row["input"] for row in rows((here / "found.jsonl").read_text())] == NAMES
 
 
 def test_a_folder_that_cannot_be_written_is_told(eagleeye, photos, monkeypatch):

@@ -280,6 +280,24 @@ def test_settings_are_never_mixed(eagleeye, here, more, says):
 
 
 @pytest.mark.usefixtures("photos")
+def test_another_priority_goes_on(eagleeye, here):
+    """It says how soon, not what is found."""
+    assert eagleeye("detect", "photos/a.png", "--output", "found.jsonl").exit_code == 0
+    ended = eagleeye("detect", "photos", "--output", "found.jsonl", "--resume", "--priority", "low")
+    assert ended.exit_code == 0
+    assert len((here / "found.jsonl").read_text().splitlines()) == 6
+
+
+@pytest.mark.usefixtures("photos")
+def test_a_priority_is_the_keys_to_allow(eagleeye, keyed_gateway, triton):  # noqa: ARG001 (`triton` resets itself)
+    """What it does not allow ends the run, in a line that says so."""
+    gateway, key = keyed_gateway
+    ended = eagleeye("detect", "photos", "--priority", "high", "--key", key, url=gateway.http)
+    assert ended.exit_code == 2
+    assert "priority is 'high'; this key allows 'normal' at most" in ended.stderr
+
+
+@pytest.mark.usefixtures("photos")
 def test_another_address_is_told(eagleeye, gateway):
     """The gateway may have moved."""
     assert eagleeye("detect", "photos/a.png", "--output", "found.jsonl").exit_code == 0

@@ -1,5 +1,6 @@
 """What the user names -> the files to look at."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -104,6 +105,20 @@ def test_standard_input_has_no_path():
     assert [source.path for source in find_sources(["-", "a.webp"]).files] == [None, Path("a.webp")]
 
 
+def test_pipes_in_folders_are_no_images(tree):
+    """Reading one would wait for somebody to write; one that is named is meant, and a link to nothing fails alone."""
+    os.mkfifo(tree / "b" / "pipe.png")
+    (tree / "b" / "gone.png").symlink_to("nothing.png")
+    assert names("b") == ["b/10.png", "b/2.png", "b/c/1.JPG", "b/gone.png"]
+    assert names("b/pipe.png") == ["b/pipe.png"]
+
+
+@pytest.mark.parametrize("line", ["x" * 300, "a\0b.png", "b/2.png/3.png"], ids=["long", "zero byte", "below a file"])
+def test_a_list_may_name_what_can_be_no_file(line):
+    """It fails alone, too."""
+    assert names(listed=[line, "b/2.png"]) == [line, "b/2.png"]
+
+
 def test_a_list_may_name_files_that_are_gone():
     """They fail alone; folders count as elsewhere, and patterns are names."""
     assert names(listed=["gone.png", "b/c", "*.png"]) == ["gone.png", "b/c/1.JPG", "*.png"]
@@ -113,6 +128,7 @@ def test_a_list_may_name_files_that_are_gone():
     "named, says",
     [
         (["gone.png"], "there is no file or folder gone.png"),
+        (["new\nline"], r"there is no file or folder 'new\\nline'"),
         (["*.gif"], r"nothing that \*.gif matches is an image"),
         (["*.txt"], r"nothing that \*.txt matches is an image"),
         ([], "there is nothing to look at"),

@@ -71,7 +71,7 @@ def test_csv_has_a_row_for_each_detection():
     assert csv_rows(answer_row(picture(), NOTHING)) == [("a.png", None, None, 96, 48, "toy", "3", 0, *[None] * 7)]
 
 
-NAMES = ["a.png", 'quoted " and, comma.png', "line\nbreak\r.png", "b\udce4d.png", "ärger.png"]
+NAMES = ["a.png", 'quoted " and, comma.png', "line\nbreak\r.png", "return\r.png", "b\udce4d.png", "ärger.png"]
 
 
 def json_file(path):

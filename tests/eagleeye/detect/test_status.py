@@ -3,6 +3,7 @@
 import json
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -51,6 +52,24 @@ def test_health_tells_whether_it_is_ready(eagleeye, slow_gateway, triton, face):
     triton.ready = True
     ended = eagleeye("health", "--wait", READY_SECONDS, url=url)
     assert (ended.exit_code, ended.output) == (0, f"{url}: ready\n")
+
+
+@pytest.mark.parametrize("command", ["models", "health"])
+def test_a_full_disk_is_one_clear_line(launch, gateway, command):
+    """And the interpreter does not try again at its end."""
+    with Path("/dev/full").open("wb") as full:
+        child = launch(command, "--url", gateway.http, stdout=full)
+        assert child.communicate(timeout=60)[1] == b"Error: cannot write standard output: No space left on device\n"
+    assert child.returncode == 2
+
+
+def test_grpc_keeps_its_own_words_to_itself(launch, gateway):
+    """Standard error has one line, ours."""
+    child = launch("health", "--url", gateway.grpc.replace("grpc://", "grpcs://"))
+    assert child.communicate(timeout=60)[1].decode() == (
+        f"Error: what answers at {gateway.grpc.removeprefix('grpc://')} does not speak TLS, as https:// and grpcs:// "
+        "addresses need it\n"
+    )
 
 
 @FACES
