@@ -68,11 +68,12 @@ def read_calibration(directory: Path, size: int) -> CalibrationSet:
 
 
 def _as_served(file: Path, size: int) -> UInt8Array:
-    # Imaging packages, which an export without calibration can do without.
-    from gateway.errors import GatewayError  # noqa: PLC0415
-    from gateway.image import ImageLimits, decode  # noqa: PLC0415
-    from gateway.resize import ResizeMode, resize  # noqa: PLC0415
-
+    try:  # imaging packages, which an export without calibration can do without
+        from gateway.errors import GatewayError  # noqa: PLC0415
+        from gateway.image import ImageLimits, decode  # noqa: PLC0415
+        from gateway.resize import ResizeMode, resize  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        raise OptionError(f"calibration needs {error.name}: pip install 'eagleeye[export,gateway]'") from error
     generous = ImageLimits(max_bytes=2**30, max_pixels=2**30)  # these are the user's own files
     try:
         tensor, _ = resize(decode(file.read_bytes(), generous), (size, size), ResizeMode.STRETCH)

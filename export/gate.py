@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib.util
 import os
 import socket
 import sys
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
 
     from export.precision_options import GateOptions
+
+EXTRA: Final = ("pycocotools", "tqdm", "matplotlib")
+"""What only the gate needs, and is looked for before anything is built."""
 
 READY_SECONDS: Final = 300.0
 """Longest wait for the private Triton and gateway; a large model warms up for a while on a processor."""
@@ -89,6 +93,9 @@ def read_gate_dataset(options: GateOptions, labels: tuple[str, ...]) -> Dataset:
         )
     if options.report is not None and not options.report.parent.is_dir():
         raise GateError(f"cannot write {options.report}: there is no folder {options.report.parent}")
+    lacking = [package for package in EXTRA if importlib.util.find_spec(package) is None]
+    if lacking:
+        raise GateError(f"the gate needs {', '.join(lacking)}: pip install 'eagleeye[gate]'")
     return dataset
 
 

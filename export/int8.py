@@ -6,9 +6,8 @@ ONNX Runtime's static quantization, set as TensorRT wants it and the official st
 - weights are stored in INT8, biases stay FP32: TensorRT refuses INT32 ones;
 - only the inputs of convolutions and max-pools are quantized. A convolution, its activation and the next quantization
   fuse into one kernel then. With outputs quantized as well, Ns's `sensitivity.disagreement` is 0.14 instead of 0.11;
-- ranges are the least and greatest values seen. Tried beside it on Ns with 20 images: entropy, which the official study
-  used, found the same ranges in five times the time, and the 99.99th percentile is a little worse (0.12). The 99.9th
-  ruins the model (0.35): what is rare in a calibration image are the objects.
+- ranges are the least and greatest values seen. Cutting them to the 99.9th percentile ruins the model: what is rare in
+  a calibration image are the objects.
 
 Layers that lose too much stay in floating point: `Variant.float_layers` has what the official study found,
 `export.sensitivity` finds them for any other model.
@@ -78,7 +77,7 @@ def layers(model: onnx.ModelProto) -> list[str]:
 
 
 def layer_name(node: onnx.NodeProto) -> str:
-    """A layer's name, much as in a checkpoint: the node `/detector/neck/bu_conv13/conv/Conv` is `neck.bu_conv13.conv`."""
+    """A layer's name, much as in a checkpoint: `/detector/neck/bu_conv13/conv/Conv` is `neck.bu_conv13.conv`."""
     return node.name.removeprefix("/detector/").rpartition("/")[0].replace("/", ".")
 
 

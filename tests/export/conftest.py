@@ -125,7 +125,7 @@ def small_graph():
     detector = DamoYolo(VARIANTS["Ns"], 3, (64, 64))
     with torch.no_grad():
         for parameter in detector.parameters():  # a new network has biases that are all alike
-            parameter += 0.1 * torch.randn_like(parameter)
+            parameter.add_(0.1 * torch.randn_like(parameter))
     return export_onnx(ServedDetector(detector.deploy(), 50))
 
 

@@ -146,6 +146,14 @@ def test_many_classes_are_cut(good):
     assert picture.size[1] < 2 * picture.size[0]
 
 
+def test_missing_package_is_found_first(options, monkeypatch):
+    """Without the extra, what to install is said before anything is built."""
+    monkeypatch.setattr("export.gate.EXTRA", ("matplotlib", "no_such_package"))
+
+    with pytest.raises(GateError, match=r"the gate needs no_such_package: pip install 'eagleeye\[gate\]'"):
+        read_gate_dataset(options, LABELS)
+
+
 @pytest.mark.parametrize(
     "changes, labels, complaint",
     [

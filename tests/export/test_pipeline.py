@@ -17,6 +17,7 @@ import export.build
 from export.errors import CheckpointError, GraphError, OptionError, RepositoryError, VerificationError
 from export.onnx import export_onnx
 from export.pipeline import export_model
+from export.precision_options import GateOptions
 from export.repository import file_sha256, find_published
 from export.variants import VARIANTS
 
@@ -207,6 +208,12 @@ def test_wrong_checkpoint_leaves_nothing(shipped, tmp_path):
         ({"score_threshold": 1.5}, "score threshold must lie between 0 and 1, not 1.5"),
         ({"score_threshold": float("nan")}, "score threshold must lie between 0 and 1, not nan"),
         ({"map50_95": 58.7}, "mAP must lie between 0 and 1, not 58.7"),
+        ({"precision": "int4"}, "no precision 'int4'; choose from fp32, fp16, int8"),
+        ({"precision": "int8"}, "int8 needs a folder of calibration images"),
+        ({"precision": "fp16", "calibration": ROOT}, "calibration images and float layers are for int8, not for fp16"),
+        ({"float_layers": "none"}, "calibration images and float layers are for int8, not for fp32"),
+        ({"precision": "int8", "calibration": Path("nowhere")}, "cannot read the calibration folder nowhere"),
+        ({"gate": GateOptions(ROOT, ROOT), "map50_95": 0.5}, "the gate measures mAP; don't tell it as well"),
         ({"labels": Path("nowhere.txt")}, "cannot read the labels file nowhere.txt"),
         ({"checkpoint": Path("nowhere.pth")}, "cannot read the checkpoint nowhere.pth"),
     ],
@@ -229,3 +236,71 @@ def test_progress_names_every_step(shipped, tmp_path):
 
     verbs = ["looking", "loading", "running", "exporting", "comparing", "publishing"]
     assert [step.split()[0] for step in steps] == verbs
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_lower_precision(small, tmp_path, calibration_folder, precision):
+    """Another precision is another graph of the same interface: the next version. A second export does nothing."""
+    shutil.copytree(small.repository, tmp_path / "repository")
+    calibration = {"calibration": calibration_folder, "float_layers": "none"} if precision == "int8" else {}
+    options = dataclasses.replace(small, repository=tmp_path / "repository", precision=precision, **calibration)
+
+    summary, again = export_model(options), export_model(options)
+
+    assert (summary.outcome, summary.model.version) == ("published", 2)
+    assert summary.model.parameter("precision") == precision
+    assert len(summary.built.onnx) < 0.6 * len(summary.built.fp32)
+    assert summary.built.fp32 == (small.repository / "deeppcb" / "1" / "model.onnx").read_bytes()
+    assert (again.outcome, again.model.config) == ("unchanged", summary.model.config)
+
+
+def test_other_calibration_is_another_graph(small, tmp_path, calibration_folder):
+    """The same options with other images quantize anew, and not to the same bytes."""
+    options = dataclasses.replace(
+        small, repository=tmp_path / "repository", precision="int8", calibration=calibration_folder, float_layers="none"
+    )
+    first = export_model(options)
+    (tmp_path / "fewer").mkdir()
+    shutil.copy(calibration_folder / "3.png", tmp_path / "fewer")
+
+    second = export_model(dataclasses.replace(options, calibration=tmp_path / "fewer"))
+
+    assert (second.outcome, second.model.version) == ("published", 2)
+    assert second.built.onnx != first.built.onnx
+
+
+def test_search_is_the_default_where_nothing_is_published(small, tmp_path, calibration_folder, monkeypatch):
+    """For a variant without a published list the layers are searched for, and stand in the config."""
+    found = ("head.gfl_cls.0", "head.gfl_reg.0")
+    monkeypatch.setattr("export.sensitivity.find_float_layers", lambda *_: found)
+    options = dataclasses.replace(
+        small, repository=tmp_path / "repository", precision="int8", calibration=calibration_folder
+    )
+
+    summary = export_model(options)
+
+    assert json.loads(summary.model.parameter("float_layers")) == list(found)
+    assert export_model(options).outcome == "unchanged"
+
+
+def test_published_layers_need_a_variant_that_has_them(small, tmp_path, calibration_folder):
+    """To ask for a list that does not exist says what to do instead."""
+    options = dataclasses.replace(
+        small,
+        repository=tmp_path / "repository",
+        precision="int8",
+        calibration=calibration_folder,
+        float_layers="published",
+    )
+
+    with pytest.raises(OptionError, match=r"no layers .* are published for variant Ns; search for them"):
+        export_model(options)
+
+
+def test_told_map_is_kept(copied):
+    """What was told about a graph once needs not be told again."""
+    export_model(dataclasses.replace(copied, map50_95=0.58))
+
+    summary = export_model(dataclasses.replace(copied, instances=1))
+
+    assert (summary.outcome, summary.model.parameter("map50_95")) == ("reconfigured", "0.58")
