@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 _DECODED_AHEAD: Final = 2  # for each thread an image that it decodes, and one that it takes next
 _KEEPALIVE_SECONDS: Final = 75.0  # longer than the 60 s of most balancers, which must be the ones to hang up
 _BACKLOG: Final = 1024  # connections that the kernel holds until they are accepted, as many as may come at once
+_FIRST_REQUEST_SECONDS: Final = 0.2  # for the connections accepted last to send a request, before idle ones close
 _LINGERING_SECONDS: Final = 3.0  # a refused upload is read on for so long, so that its sender sees the refusal
 
 _log = structlog.get_logger()
@@ -178,5 +179,6 @@ async def _serving_rest(
             yield
         finally:
             listener.close()
+            await asyncio.sleep(_FIRST_REQUEST_SECONDS)
     finally:
         await runner.cleanup()

@@ -76,11 +76,11 @@ async def _receive(
     So is an image that would be too late. An envelope may say how urgent it is, and how long it may take.
     """
     is_envelope = inputs.is_envelope(request.content_type)
+    if "model" in request.query or not is_envelope:
+        _note_model(face, request, request.query)
     max_bytes = face.max_body_bytes if is_envelope else face.core.limits.max_bytes
     body.check_length(request, max_bytes)
     face.core.memory.check(flow, request.content_length or 0)
-    if "model" in request.query or not is_envelope:
-        _note_model(face, request, request.query)
     texts = query.texts(request.query)
     if not is_envelope:
         asked = _resolve(face, request, texts)

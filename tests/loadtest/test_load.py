@@ -193,7 +193,7 @@ async def test_closed_load_has_so_many_callers_at_a_time():
         return await right(request)
 
     async with serving(handler) as load:
-        outcomes = await load.saturate(Flow(name="closed"), callers=3, seconds=0.3)
+        outcomes = await load.saturate(Flow(name="closed"), callers=3, seconds=1)
 
     assert most == 3
     assert len(outcomes) > 3
