@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -10,6 +10,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from gateway.detections import FloatArray, IntArray
+
+_BLOCK: Final = 128
+"""As many boxes meet each other at a time: more would meet boxes that are gone by then, fewer would be slower."""
+
+_TINY: Final = np.finfo(np.float32).tiny
 
 
 def clip(xyxy: FloatArray, size_wh: tuple[int, int]) -> FloatArray:
@@ -20,19 +25,22 @@ def clip(xyxy: FloatArray, size_wh: tuple[int, int]) -> FloatArray:
 
 def area(xyxy: FloatArray) -> FloatArray:
     """Areas (N,); a box that is turned inside out has none."""
-    areas: FloatArray = np.clip(xyxy[:, 2:] - xyxy[:, :2], 0, None).prod(axis=1)
+    areas: FloatArray = np.maximum(xyxy[..., 2] - xyxy[..., 0], 0) * np.maximum(xyxy[..., 3] - xyxy[..., 1], 0)
     return areas
 
 
-def iou(box: FloatArray, others: FloatArray) -> FloatArray:
-    """Intersection over union (N,) of one box (4,) with each of `others` (N, 4); 0 where both have no area.
+def iou(xyxy: FloatArray, others: FloatArray) -> FloatArray:
+    """Intersection over union of boxes (..., 4) with others (..., 4), broadcast; 0 where both have no area.
+
+    Each with each is `iou(xyxy[:, np.newaxis], others)`, (N, M) of (N, 4) and (M, 4).
 
     Example: (0, 0, 2, 2) with (1, 0, 3, 2) overlaps in 2 of 6, so 1/3.
     """
-    intersection_xyxy = np.concatenate([np.maximum(box[:2], others[:, :2]), np.minimum(box[2:], others[:, 2:])], axis=1)
-    intersection = area(intersection_xyxy)
-    union = area(box[np.newaxis]) + area(others) - intersection
-    ratios: FloatArray = intersection / np.maximum(union, np.finfo(np.float32).tiny)
+    width = np.minimum(xyxy[..., 2], others[..., 2]) - np.maximum(xyxy[..., 0], others[..., 0])
+    height = np.minimum(xyxy[..., 3], others[..., 3]) - np.maximum(xyxy[..., 1], others[..., 1])
+    intersection = np.maximum(width, 0) * np.maximum(height, 0)
+    union = area(xyxy) + area(others) - intersection
+    ratios: FloatArray = intersection / np.maximum(union, _TINY)
     return ratios
 
 
@@ -53,13 +61,26 @@ def nms(
     Returns:
         Indices of the boxes kept, best score first, at most `limit`.
     """
+
+    def suppressed(later: NDArray[np.intp], by: NDArray[np.intp]) -> NDArray[np.bool_]:
+        overlaps: NDArray[np.bool_] = iou(xyxy[by][:, np.newaxis], xyxy[later]) > iou_threshold
+        return overlaps if agnostic else overlaps & (class_ids[by][:, np.newaxis] == class_ids[later])
+
     order = np.argsort(-scores, kind="stable")
-    kept: list[np.intp] = []
+    kept = order[:0]
     while len(order) and len(kept) < limit:
-        best, rest = order[0], order[1:]
-        kept.append(best)
-        suppressed = iou(xyxy[best], xyxy[rest]) > iou_threshold
-        if not agnostic:
-            suppressed &= class_ids[rest] == class_ids[best]
-        order = rest[~suppressed]
-    return np.array(kept, dtype=np.intp)
+        block, order = order[:_BLOCK], order[_BLOCK:]
+        found = block[_survivors(np.triu(suppressed(block, by=block), 1))]
+        kept = np.concatenate([kept, found])
+        if len(order):
+            order = order[~suppressed(order, by=found).any(axis=0)]
+    return kept[:limit]
+
+
+def _survivors(suppresses: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Which boxes (N,) stay, where [i, k] says that box i, if it stays, removes the later box k."""
+    stays = np.ones(len(suppresses), dtype=np.bool_)
+    for i in np.flatnonzero(suppresses.any(axis=1)):
+        if stays[i]:
+            stays &= ~suppresses[i]
+    return stays

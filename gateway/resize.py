@@ -37,15 +37,19 @@ class Resize:
         return xyxy / scale
 
 
-def resize(image: UInt8Array, size_wh: tuple[int, int], mode: ResizeMode) -> tuple[UInt8Array, Resize]:
+def resize(
+    image: UInt8Array, size_wh: tuple[int, int], mode: ResizeMode, source_wh: tuple[int, int] | None = None
+) -> tuple[UInt8Array, Resize]:
     """Fit uint8 (H, W, 3) into uint8 (h, w, 3) of `size_wh`, bilinear with half-pixel centres and no antialiasing.
+
+    `source_wh` is the size to which boxes go back, where the image was decoded at less than that.
 
     `STRETCH` ignores the aspect ratio, as DAMO-YOLO is trained and evaluated. `LETTERBOX` is the official `keep_ratio`:
     one scale for both axes, sizes cut to whole pixels, and zeros at the right and the bottom.
 
     Source: tinyvision/DAMO-YOLO's transforms (Apache-2.0), by description.
     """
-    height, width = image.shape[:2]
+    width, height = source_wh or image.shape[1::-1]
     inner_wh = size_wh if mode is ResizeMode.STRETCH else _inside(size_wh, (width, height))
     resized = cv2.resize(image, inner_wh, interpolation=cv2.INTER_LINEAR).astype(np.uint8, copy=False)
     if inner_wh != size_wh:

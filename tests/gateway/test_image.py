@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from gateway.errors import GatewayError, ImageTooLarge, InvalidImage, UnsupportedMediaType
-from gateway.image import ImageLimits, decode
+from gateway.image import ImageLimits, decode, decode_for
 
 LIMITS = ImageLimits(max_bytes=1_000_000, max_pixels=1_000_000)
+GENEROUS = ImageLimits(max_bytes=10**8, max_pixels=10**8)
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
 LOSSLESS = {"JPEG": {"quality": 100, "subsampling": 0}, "WEBP": {"lossless": True}}
 
@@ -137,6 +138,51 @@ def test_an_unknown_orientation_is_ignored():
     exif = Image.Exif()
     exif[0x0112] = 77
     assert decode(encode(scene(), "PNG", exif=exif.tobytes()), LIMITS).shape == (32, 48, 3)
+
+
+@pytest.mark.parametrize(
+    "size, target_wh, decoded",
+    [
+        ((1920, 1080), (640, 640), (1920, 1080)),  # 540 lines would be too few
+        ((1920, 1080), (416, 416), (960, 540)),
+        ((3840, 2160), (640, 640), (1920, 1080)),
+        ((3840, 2160), (416, 416), (960, 540)),
+        ((1281, 1283), (640, 640), (641, 642)),  # halves are rounded up
+        ((5120, 5120), (640, 640), (640, 640)),
+        ((9000, 640), (640, 640), (9000, 640)),  # the scarcer side decides
+        ((640, 640), (640, 640), (640, 640)),
+    ],
+)
+def test_a_large_jpeg_is_decoded_at_a_part_of_its_size(size, target_wh, decoded):
+    """At the smallest of 1/1, 1/2, 1/4 and 1/8 that leaves enough pixels for the target; its own size is known."""
+    image = decode_for(encode(Image.new("RGB", size, (200, 30, 60)), "JPEG"), GENEROUS, target_wh)
+    assert image.source_wh == size
+    assert image.pixels.shape == (*decoded[::-1], 3)
+    assert image.pixels.reshape(-1, 3).mean(axis=0) == pytest.approx((200, 30, 60), abs=3)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_part_of_the_size_is_turned_upright_too(orientation):
+    """Target and size are those of the upright picture, however the camera was held."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    source = Image.fromarray(np.repeat(np.repeat(scene(), 20, axis=0), 20, axis=1))  # 960 x 640
+    data = encode(source, "JPEG", exif=exif.tobytes())
+    whole = decode(data, GENEROUS)
+    height, width = whole.shape[:2]
+    image = decode_for(data, GENEROUS, (width // 4, height // 4))
+    assert image.source_wh == (width, height)
+    assert image.pixels.shape == (height // 4, width // 4, 3)
+    assert image.pixels.astype(int) == close_to(
+        cv2.resize(whole, image.pixels.shape[1::-1], interpolation=cv2.INTER_AREA), 6
+    )
+
+
+@pytest.mark.parametrize("image_format", ["PNG", "WEBP", "BMP"])
+def test_other_formats_are_decoded_whole(image_format):
+    """Only JPEG can be read in part."""
+    image = decode_for(encode(Image.new("RGB", (640, 640)), image_format), GENEROUS, (64, 64))
+    assert image.pixels.shape == (640, 640, 3)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 20_000), (20_000, 1)])
