@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import warnings
@@ -12,6 +13,7 @@ import click
 from eagleeye.options import SettingsCommand, options, refuse_unknown_environment
 from gateway import logs, tracing
 from gateway.keys import KeysFileError
+from gateway.rollout import RolloutFileError
 from gateway.server import serve
 from gateway.settings import Settings, refuse_open_doors
 from gateway.tls import TlsError
@@ -35,14 +37,24 @@ def gateway(**values: object) -> None:
             tracing.configure(settings.otlp_endpoint)
         except tracing.TracingUnavailable as error:
             raise click.ClickException(str(error)) from error
+    _spare_what_stays()
     try:
         asyncio.run(_serve_until_signal(settings))
-    except (KeysFileError, TlsError) as error:
+    except (KeysFileError, RolloutFileError, TlsError) as error:
         raise click.ClickException(str(error)) from error
     except OSError as error:
         raise click.ClickException(f"can't listen: {error}") from error
     finally:
         tracing.shutdown()
+
+
+def _spare_what_stays() -> None:
+    """Keep all that is there by now, most of it modules, out of garbage collection, which holds up every request.
+
+    A full collection takes some 80 ms with it and 10 ms without.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 async def _serve_until_signal(settings: Settings) -> None:

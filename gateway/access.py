@@ -251,6 +251,10 @@ class Permitted:
             raise ModelNotFound("none of the models that this key allows is served")
         return find(models, name, version)
 
+    async def until_served(self) -> None:
+        """See `gateway.detector.Predictor.until_served`; whoever may use it."""
+        await self._served.until_served()
+
     async def predict(
         self, model: Model, version: int, tensor: UInt8Array, deadline: Deadline, *, is_replaceable: bool = False
     ) -> RawPredictions:

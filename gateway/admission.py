@@ -27,9 +27,12 @@ if TYPE_CHECKING:
 
     Lane = tuple[Priority, str]
 
-_MAX_UNMEASURED: Final = 64  # images that may wait while nobody knows for how long: two of the longest lists
+MAX_UNMEASURED: Final = 64
+"""Images that may wait while nobody knows for how long: two of the longest lists."""
+
 _PLANNED_SHARE: Final = 0.9  # of a deadline; the rest is for what no estimate knows, such as a busy processor
 _STALLED: Final = 1e-3  # images per second: slower is the same as not at all
+_SPARE_PART: Final = 4  # of a model's slots, for what nobody waits for: it adds a quarter to Triton's work at most
 _MAX_RETRY_AFTER_SECONDS: Final = 60  # of a service that has all but stopped, nobody knows when it goes on
 
 
@@ -102,7 +105,7 @@ class Admission:
         max_starting: int,
         metrics: Metrics,
         *,
-        max_unmeasured: int = _MAX_UNMEASURED,
+        max_unmeasured: int = MAX_UNMEASURED,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._capacity = capacity
@@ -136,6 +139,11 @@ class Admission:
                 raise self._refusal(station, 0.0, "queue", f"{len(station.queue)} images wait for {model} already")
         elif wait_seconds + station.service.upper_seconds > timeout_seconds * _PLANNED_SHARE:
             raise self._refusal(station, wait_seconds, "deadline", _too_late(wait_seconds, timeout_seconds))
+
+    def spare_slots(self, model: str) -> int:
+        """How many images that no caller waits for may be with Triton beside the others: none while one waits."""
+        station = self._station(model)
+        return 0 if station.queue else max(1, self._slots(station) // _SPARE_PART)
 
     @asynccontextmanager
     async def slot(self, model: str, priority: Priority, flow: str, deadline: Deadline) -> AsyncIterator[Slot]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
 
@@ -14,6 +15,7 @@ from gateway.errors import (
     TritonUnavailable,
     UnsupportedMediaType,
 )
+from gateway.rollout import steady_draw
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Sequence
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     from gateway.core import Core
     from gateway.deadline import Deadline
     from gateway.detector import Query, Result
-    from gateway.model import Model
+    from gateway.model import Served
     from gateway.observer import Observer
 
     Outcome = Result | GatewayError
@@ -40,53 +42,64 @@ async def detect_each(
     query: Query,
     deadline: Deadline,
     *,
+    event: dict[str, object] | None = None,
     flow: str = "",
+    sequence: str = "",
     with_picture: bool = False,
     all_or_none: bool = False,
 ) -> list[Outcome]:
     """Each image's result or error, in order; all share the deadline, and one bad image does not spoil the rest.
 
     One version of the model answers all of them. If another one takes its place meanwhile, and may answer the query,
-    that one gets them all again.
+    that one gets them all again. Where the rollout gives shares to several versions, the images of one `sequence` get
+    the same each time, so that a camera does not go to and fro; any others get one at random.
 
-    `flow` says whose images they are, see `gateway.access.flow`.
+    `flow` says whose images they are, see `gateway.access.flow`. `event` takes model and version, also of what fails.
 
     Raises:
-        GatewayError: nobody serves what the query asks for; or if `all_or_none`, the first error that comes up. It
-            names its image, and the others are not worked on.
+        GatewayError: nobody serves what the query asks for, or the model does not know its classes; or if
+            `all_or_none`, the first error that comes up. It names its image, and the others are not worked on.
     """
+    draw = steady_draw(query.model or "", sequence) if sequence else random.random()  # noqa: S311 (no secret)
 
-    async def attempt(index: int, image: bytes, served: tuple[Model, int]) -> Outcome:
+    async def attempt(index: int, image: bytes, served: Served) -> Outcome:
         try:
             return await core.detector.detect(
                 image, query, deadline, served=served, flow=flow, with_picture=with_picture
             )
         except GatewayError as error:
-            if isinstance(error, _GONE) and _is_replaced(core, query, served):
+            if isinstance(error, _GONE) and (core.hold.is_due or _is_replaced(core, query, draw, served)):
                 raise _Replaced from error
             if all_or_none:
+                observer.failed(served, error)
                 raise _naming(index, error) from error
             return error
 
     while True:
-        served = core.predictor.find(query.model, query.version)
+        await core.hold.until_served(len(images), deadline)
+        served = core.versions.settle(core.predictor, query.model, query.version, draw)
+        if event is not None:
+            event |= {"model": served.model.name, "version": served.version}
+        query.thresholds(served.model)  # a class that the model does not know is the request's error, not each image's
         try:
             outcomes = await _gather([attempt(index, image, served) for index, image in enumerate(images)])
         except _Replaced:
             continue
         for outcome in outcomes:
-            if not isinstance(outcome, GatewayError):
+            if isinstance(outcome, GatewayError):
+                observer.failed(served, outcome)
+            else:
                 observer.detected(outcome)
         return outcomes
 
 
 class _Replaced(Exception):
-    """What was to answer a query is gone, and something else would answer it now."""
+    """What was to answer a query is gone, and something else would answer it, now or when a Triton is there again."""
 
 
-def _is_replaced(core: Core, query: Query, served: tuple[Model, int]) -> bool:
+def _is_replaced(core: Core, query: Query, draw: float, served: Served) -> bool:
     try:
-        return core.predictor.find(query.model, query.version) != served
+        return core.versions.settle(core.predictor, query.model, query.version, draw) != served
     except GatewayError:
         return False
 

@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from gateway.access import Access
     from gateway.detector import Detector, Predictor
+    from gateway.hold import Hold
     from gateway.image import ImageLimits
     from gateway.lifecycle import Lifecycle
     from gateway.memory import ByteBudget
     from gateway.metrics import Metrics
+    from gateway.shadow import Shadowing
+    from gateway.versions import Versions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,6 +24,9 @@ class Core:
     Attributes:
         detector: finds objects in an image.
         predictor: knows who serves what, and shows each caller what it may see.
+        versions: which version answers whom.
+        shadowing: compares candidates with what is served.
+        hold: keeps what comes while nothing is served.
         lifecycle: whether this process is ready.
         metrics: the process's instruments.
         limits: what one image may cost.
@@ -31,6 +37,9 @@ class Core:
 
     detector: Detector
     predictor: Predictor
+    versions: Versions
+    shadowing: Shadowing
+    hold: Hold
     lifecycle: Lifecycle
     metrics: Metrics
     limits: ImageLimits

@@ -12,11 +12,14 @@ from typing import TYPE_CHECKING, Final, Protocol, Self, TypeVar
 
 from gateway.annotate import draw_detections, encode_image
 from gateway.errors import InvalidParameter
-from gateway.image import decode
+from gateway.image import decode, decode_for
 from gateway.metrics import StageTimer
-from gateway.postprocess import Thresholds, postprocess
+from gateway.model import Served
+from gateway.postprocess import Thresholds, is_quick, postprocess
 from gateway.priority import Priority
 from gateway.resize import resize
+from gateway.shadow import Sample
+from gateway.turnstile import Turnstile
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
@@ -29,8 +32,11 @@ if TYPE_CHECKING:
     from gateway.metrics import Metrics
     from gateway.model import Model
     from gateway.resize import Resize
+    from gateway.shadow import Shadowing
 
 T = TypeVar("T")
+
+_ANSWERS_AT_A_TIME: Final = 4  # some 2 ms
 
 MAX_DETECTIONS: Final = 1000
 """The most detections a caller may ask for: as many candidates as a model exports by default."""
@@ -54,6 +60,9 @@ class Predictor(Protocol):
             ModelNotFound: nobody serves that one, or none is named and several are served.
             TritonUnavailable: nobody serves anything now, nor is expected to in a moment.
         """
+
+    async def until_served(self) -> None:
+        """Wait until a detector is served; return at once if one is."""
 
     async def predict(
         self, model: Model, version: int, tensor: UInt8Array, deadline: Deadline, *, is_replaceable: bool = False
@@ -134,17 +143,32 @@ class Result:
 
 
 class Detector:
-    """Finds objects in one encoded image. Pixels are worked on in `threads` threads, which hold no lock on Python."""
+    """Finds objects in one encoded image. Pixels are worked on in `threads` threads, which hold no lock on Python.
+
+    If `is_decoding_scaled`, large JPEGs are decoded at a part of their size, see `gateway.image.decode_for`.
+    What it has found is offered to `shadowing`, if there is any, to be compared with what another version finds.
+    """
 
     def __init__(
-        self, predictor: Predictor, limits: ImageLimits, admission: Admission, metrics: Metrics, threads: int
+        self,
+        predictor: Predictor,
+        limits: ImageLimits,
+        admission: Admission,
+        metrics: Metrics,
+        threads: int,
+        shadowing: Shadowing | None = None,
+        *,
+        is_decoding_scaled: bool = False,
     ) -> None:
         self._predictor = predictor
+        self._is_decoding_scaled = is_decoding_scaled
+        self._shadowing = shadowing
         self._limits = limits
         self._admission = admission
         self._metrics = metrics
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="pixels")
         self._free_threads = asyncio.Semaphore(threads)
+        self._answers = Turnstile(_ANSWERS_AT_A_TIME)
         # apart from pixels, so that what is nearly done does not queue behind what has not begun
         self._postprocessing = ThreadPoolExecutor(1, thread_name_prefix="postprocessing")
 
@@ -172,19 +196,21 @@ class Detector:
         query: Query,
         deadline: Deadline,
         *,
-        served: tuple[Model, int] | None = None,
+        served: Served | None = None,
         flow: str = "",
         with_picture: bool = False,
     ) -> Result:
         """Find the objects in one encoded image, and draw them on it if `with_picture`.
 
-        `served` is the model and version that the query was found to mean, if that is settled. `flow` says whose image
-        it is, see `gateway.access.flow`: each flow gets the same share of a model.
+        `served` is what the query was found to mean, if that is settled. `flow` says whose image it is, see
+        `gateway.access.flow`: each flow gets the same share of a model.
 
         Raises:
             GatewayError: the image, the query, the load or Triton forbids it.
         """
-        model, version = served or self._predictor.find(query.model, query.version)
+        if served is None:
+            served = Served(*self._predictor.find(query.model, query.version), is_replaceable=query.version is None)
+        model, version = served.model, served.version
         thresholds = query.thresholds(model)
         timer = StageTimer(self._metrics, model.name)
         self._metrics.image_bytes.observe(len(data))
@@ -193,14 +219,18 @@ class Detector:
             self._admission.started(slot)
             with timer.stage("infer"):
                 predictions = await self._predictor.predict(
-                    model, version, tensor, deadline, is_replaceable=query.version is None
+                    model, version, tensor, deadline, is_replaceable=served.is_replaceable
                 )
+            await self._answers.turn()
             work = partial(_postprocess, predictions, back, thresholds, timer)
-            detections = await asyncio.wrap_future(self._postprocessing.submit(copy_context().run, work))
+            detections = work() if is_quick(predictions, thresholds) else await self._in_postprocessing_thread(work)
             picture = None
             if with_picture:
                 draw = partial(self._draw, data, detections, model, timer)
                 picture = await self._in_pixel_thread(draw, model, deadline)
+        if self._shadowing:
+            seconds = timer.seconds["infer"]
+            self._shadowing.offer(Sample(model, version, tensor, predictions, back, thresholds, seconds))
         return Result(model, version, back.source_wh, detections, timer.milliseconds(), picture)
 
     async def _in_pixel_thread(self, work: Callable[[], T], model: Model, deadline: Deadline) -> T:
@@ -216,16 +246,19 @@ class Detector:
         job.add_done_callback(partial(self._release, asyncio.get_running_loop()))
         return await asyncio.wrap_future(job)
 
+    async def _in_postprocessing_thread(self, work: Callable[[], T]) -> T:
+        return await asyncio.wrap_future(self._postprocessing.submit(copy_context().run, work))
+
     def _release(self, loop: asyncio.AbstractEventLoop, _: object) -> None:
         with suppress(RuntimeError):  # the loop has closed, nobody waits any more
             loop.call_soon_threadsafe(self._free_threads.release)
 
     def _preprocess(self, data: bytes, model: Model, timer: StageTimer) -> tuple[UInt8Array, Resize]:
         with timer.stage("decode"):
-            image = decode(data, self._limits)
-        self._metrics.image_pixels.observe(image.shape[0] * image.shape[1])
+            image = decode_for(data, self._limits, model.input_wh if self._is_decoding_scaled else None)
+        self._metrics.image_pixels.observe(image.source_wh[0] * image.source_wh[1])
         with timer.stage("preprocess"):
-            return resize(image, model.input_wh, model.resize)
+            return resize(image.pixels, model.input_wh, model.resize, image.source_wh)
 
     def _draw(self, data: bytes, found: Detections, model: Model, timer: StageTimer) -> bytes:
         """The annotated JPEG. Decodes once more: pictures that were kept while Triton works would fill the memory."""

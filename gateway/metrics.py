@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 _SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _BYTES: Final = tuple(10_000 * 4**n for n in range(7))  # 10 kB .. 41 MB
+# of a score: negative ones make the histogram's sum fall, so look at its buckets
+_SHIFTS: Final = (-0.5, -0.2, -0.1, -0.05, -0.02, -0.01, 0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
+_IOUS: Final = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98, 0.99, 0.999)
 _PIXELS: Final = tuple(10_000 * 4**n for n in range(8))  # 100 x 100 .. 12,800 x 12,800
 
 
@@ -52,6 +55,32 @@ class Metrics:
         self.triton_retries = self._counter("triton_retries", "Calls made once more, on another Triton", "reason")
         self.image_bytes = self._histogram("image_bytes", "Encoded size of an image", _BYTES)
         self.image_pixels = self._histogram("image_pixels", "Width x height of an image", _PIXELS)
+
+        self._set_up_versions()
+
+    def _set_up_versions(self) -> None:
+        self.version_images = self._counter("version_images", "Images by version", "model", "version", "code")
+        self.version_infer_seconds = self._histogram(
+            "version_infer_seconds", "Inference of one image", _SECONDS, "model", "version"
+        )
+        self.rollout_rejected = self._counter("rollout_rejected", "Rollout files that were wrong or unreadable")
+        self.rollout_fallbacks = self._counter(
+            "rollout_fallbacks", "Requests for which no version of the rollout was served", "model"
+        )
+        shadow = ("model", "version")  # the candidate's
+        self.shadow_images = self._counter("shadow_images", "Images sampled for a candidate", *shadow, "outcome")
+        self.shadow_boxes = self._counter("shadow_boxes", "Boxes, served and candidate's", *shadow, "label", "outcome")
+        self.shadow_score_shift = self._histogram(
+            "shadow_score_shift", "Candidate's score less the served one, of agreed boxes", _SHIFTS, *shadow
+        )
+        self.shadow_iou = self._histogram("shadow_iou", "Overlap of agreed boxes", _IOUS, *shadow)
+        self.shadow_infer_seconds = self._histogram(
+            "shadow_infer_seconds",
+            "Inference of the same images by the served version and the candidate",
+            _SECONDS,
+            *shadow,
+            "role",
+        )
 
     def forget_endpoint(self, endpoint: str) -> None:
         """Remove a Triton that is gone, so that pods which come and go leave nothing behind."""

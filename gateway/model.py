@@ -28,7 +28,7 @@ class Model:
         iou_threshold: used when the caller names none.
         facts: further parameters for people, such as variant, precision or measured mAP.
         batch_size: how many images it pays to give to one Triton together.
-        default_version: the version that serves a caller who names none; the newest when None.
+        default_version: see `default`; the newest when None.
     """
 
     name: str
@@ -47,6 +47,23 @@ class Model:
     def latest(self) -> int:
         """The newest version."""
         return self.versions[-1]
+
+    @property
+    def default(self) -> int:
+        """The version that serves a caller who names none, unless the rollout file says otherwise."""
+        return self.latest if self.default_version is None else self.default_version
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What answers a request: a version of a model.
+
+    `is_replaceable` says whether the request would do with another version, if that one goes away meanwhile.
+    """
+
+    model: Model
+    version: int
+    is_replaceable: bool
 
 
 def find(models: Mapping[str, Model], name: str | None, version: int | None) -> tuple[Model, int]:
@@ -68,6 +85,4 @@ def find(models: Mapping[str, Model], name: str | None, version: int | None) -> 
     model = models[name]
     if version is not None and version not in model.versions:
         raise ModelNotFound(f"{name} has no version {version}; served are: {', '.join(map(str, model.versions))}")
-    if version is None:
-        version = model.latest if model.default_version is None else model.default_version
-    return model, version
+    return model, model.default if version is None else version

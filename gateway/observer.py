@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-import uuid
+import random
+from collections import Counter
 from typing import TYPE_CHECKING, Final
 
 import structlog
 
 if TYPE_CHECKING:
     from gateway.detector import Result
+    from gateway.errors import GatewayError
     from gateway.metrics import Metrics
+    from gateway.model import Served
 
 OK = "ok"
 """The `code` of a request that was answered as asked; any other is the stable code of an error."""
 
 _MAX_REQUEST_ID_CHARACTERS: Final = 128
 
+_random = random.Random()  # noqa: S311 (seeded by the system; no secret, and not worth asking the system each time)
 _log = structlog.get_logger()
 
 
@@ -27,9 +31,16 @@ class Observer:
         self._face = face
 
     def detected(self, result: Result) -> None:
-        """Count one image's detections."""
-        for class_id in result.detections.class_ids.tolist():
-            self._metrics.detections.labels(result.model.name, result.model.labels[class_id]).inc()
+        """Count one image, and its detections."""
+        name, version = result.model.name, str(result.version)
+        self._metrics.version_images.labels(name, version, OK).inc()
+        self._metrics.version_infer_seconds.labels(name, version).observe(result.timing_ms["infer"] / 1e3)
+        for class_id, count in Counter(result.detections.class_ids.tolist()).items():
+            self._metrics.detections.labels(result.model.name, result.model.labels[class_id]).inc(count)
+
+    def failed(self, served: Served, error: GatewayError) -> None:
+        """Count one image that a version was to answer, and did not."""
+        self._metrics.version_images.labels(served.model.name, str(served.version), error.code).inc()
 
     def finished(self, code: str, seconds: float, *, is_detection: bool, is_failure: bool, **fields: object) -> None:
         """Count and log one request.
@@ -59,4 +70,4 @@ def fit_request_id(given: str) -> str:
     """The caller's own id if it is fit to be logged and sent back, or else a new one."""
     if 0 < len(given) <= _MAX_REQUEST_ID_CHARACTERS and given.isascii() and given.isprintable():
         return given
-    return uuid.uuid4().hex
+    return f"{_random.getrandbits(128):032x}"

@@ -47,7 +47,7 @@ DEFAULT_OUTPUTS: Final = tuple(name for name in OUTPUTS if name != IMAGE_WH)
 
 PARAMETERS: Final = (*parameters.NAMES, "timeout", "sequence_id", "sequence_start", "sequence_end")
 """The parameters of a request, Triton's own included, which its clients send without being asked: `timeout`, in
-microseconds, and those of sequences, which mean nothing where each image stands for itself."""
+microseconds, and those of sequences. Outside streams an id only keeps a sequence with one version of a model."""
 
 _PRIORITY_OF_LEVEL: Final = {"0": Priority.NORMAL.value, **{str(each.rank): each.value for each in Priority}}
 """Priorities as Triton's clients number them: 1 is the highest level, and 0 stands for the default."""
@@ -118,6 +118,12 @@ def read_query(texts: Mapping[str, str], name: str, version: str) -> tuple[Query
         named["priority"] = _PRIORITY_OF_LEVEL.get(level, level)
     query, seconds = parameters.read({**texts, **named})
     return query, _nearer(seconds, _tritons_timeout_seconds(texts.get("timeout", "0")))
+
+
+def sequence(texts: Mapping[str, str], flow: str) -> str:
+    """Whose frames a request's images are: the flow's sequence that its parameters name; empty if they name none."""
+    given = texts.get("sequence_id", "")
+    return "" if given in {"", "0"} else f"{flow} sequence {given}"
 
 
 def image_count(names: Sequence[str], datatype: str, shape: Sequence[int]) -> int:

@@ -115,7 +115,8 @@ class RpcFace(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mi
             flow = access.flow(_address(context.peer()))
             with self.core.memory.hold(flow) as hold:
                 hold(request.ByteSize())
-                return await self._infer(request, event, flow, partial(self._deadline, context))
+                sequence = rpc_messages.named_sequence(request, flow)
+                return await self._infer(request, event, flow, sequence, partial(self._deadline, context))
 
     async def ModelStreamInfer(self, _: Any, context: Any) -> None:
         """Frames of cameras: each is a ModelInfer of one image, and is answered in the order of its sequence."""
@@ -137,7 +138,7 @@ class RpcFace(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mi
             try:
                 frame.check()
                 deadline = partial(frame.deadline, self.core.timeout_seconds)
-                return await self._infer(frame.request, event, frame.flow, deadline)
+                return await self._infer(frame.request, event, frame.flow, frame.camera, deadline)
             finally:
                 self.core.metrics.frames_dropped.labels(event.get("model", "")).inc(frame.dropped)
 
@@ -147,13 +148,19 @@ class RpcFace(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mi
             raise error
 
     async def _infer(
-        self, request: Any, event: dict[str, object], flow: str, deadline: Callable[[float | None], Deadline]
+        self,
+        request: Any,
+        event: dict[str, object],
+        flow: str,
+        sequence: str,
+        deadline: Callable[[float | None], Deadline],
     ) -> Any:
         """The answer to a ModelInfer request; `deadline` is told the seconds that it asks for, if it does."""
         query, asked_seconds = rpc_messages.read_parameters(request)
-        model, version = self.core.predictor.find(query.model, query.version)
-        event |= {"model": model.name, "version": version}
-        query = replace(query, model=model.name)  # also if others come while it is worked on
+        if not self.core.hold.is_due:
+            model, _ = self.core.predictor.find(query.model, query.version)
+            event["model"] = model.name
+            query = replace(query, model=model.name)  # also if others come while it is worked on
         names = rpc_messages.read_outputs(request)
         images = rpc_messages.read_images(request)
         outcomes = await batch.detect_each(
@@ -162,7 +169,9 @@ class RpcFace(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mi
             images,
             query,
             deadline(asked_seconds),
+            event=event,
             flow=flow,
+            sequence=sequence,
             all_or_none=True,
         )
         event.update(batch.log_fields(images, outcomes))

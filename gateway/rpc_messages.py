@@ -34,6 +34,13 @@ def read_parameters(request: Any) -> tuple[Query, float | None]:
     return oip.read_query(texts, request.model_name, request.model_version)
 
 
+def named_sequence(request: Any, flow: str) -> str:
+    """See `gateway.oip.sequence`."""
+    if _SEQUENCE_ID not in request.parameters:
+        return ""
+    return oip.sequence({_SEQUENCE_ID: _text(request.parameters[_SEQUENCE_ID])}, flow)
+
+
 def read_images(request: Any) -> list[bytes]:
     """The encoded images of a ModelInfer request.
 

@@ -53,6 +53,7 @@ class StreamFrame(Frame):
     Attributes:
         request: the message.
         flow: whose it is, see `gateway.access.flow`.
+        camera: what keeps to one version of a model: the sequence that it names, in whichever stream; else this one.
         caller: who sent it, if keys are asked for.
         is_paid: whether the call's own token counts for it.
         held_bytes: what it takes of the budget of bytes.
@@ -63,6 +64,7 @@ class StreamFrame(Frame):
 
     request: Any
     flow: str
+    camera: str
     caller: Caller | None
     is_paid: bool
     ends_at: float
@@ -231,12 +233,14 @@ class FrameStream:
             is_latest = rpc_messages.take_mode(request)
         except InvalidParameter as wrong:
             error = wrong
+        of_stream = flow(peer, stream=f"{peer} {sequence}")
         return StreamFrame(
             sequence=sequence,
             is_replaceable=is_latest,
             size_bytes=request.ByteSize(),
             request=request,
-            flow=flow(peer, stream=f"{peer} {sequence}"),
+            flow=of_stream,
+            camera=rpc_messages.named_sequence(request, flow(peer.rpartition(":")[0])) or of_stream,
             caller=caller,
             is_paid=self.counts["frames"] == 1,
             ends_at=self._ends_at,

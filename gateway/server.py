@@ -14,6 +14,7 @@ from gateway.access import Access, Permitted
 from gateway.admission import Admission
 from gateway.core import Core
 from gateway.detector import Detector
+from gateway.hold import Hold
 from gateway.image import ImageLimits
 from gateway.lifecycle import Lifecycle
 from gateway.memory import ByteBudget
@@ -24,9 +25,11 @@ from gateway.rest.connections import limited
 from gateway.rest.face import RestFace
 from gateway.rpc import RpcFace
 from gateway.rpc_server import Connections, serving_rpc
+from gateway.shadow import Shadowing
 from gateway.tls import Tls
 from gateway.triton.discovery import discovery
 from gateway.triton.fleet import Fleet
+from gateway.versions import Versions
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -48,15 +51,17 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
     Raises:
         OSError: a port can't be had.
         KeysFileError: the file of keys is not as it must be.
+        RolloutFileError: the rollout file is not as it must be.
         TlsError: a certificate or its key is not as it must be.
     """
     metrics = Metrics()
     async with AsyncExitStack() as stack:
         tls = await stack.enter_async_context(Tls(settings.tls_files)) if settings.tls_files else None
         access = await stack.enter_async_context(Access(settings.keys_file)) if settings.keys_file else None
+        versions = await stack.enter_async_context(Versions(metrics, settings.rollout_file))
         triton = await stack.enter_async_context(_fleet(settings, metrics))
-        core = await stack.enter_async_context(_core(settings, metrics, triton, access))
-        rest = _rest_face(settings, core)
+        core = await stack.enter_async_context(_core(settings, metrics, triton, access, versions))
+        rest = _rest_face(settings, core, triton)
         if settings.admin_port is not None:  # it closes last: probes are answered for as long as anything is
             admin = admin_application(rest, triton.describe)
             await stack.enter_async_context(
@@ -80,17 +85,34 @@ def _fleet(settings: Settings, metrics: Metrics) -> Fleet:
 
 
 @asynccontextmanager
-async def _core(settings: Settings, metrics: Metrics, triton: Fleet, access: Access | None) -> AsyncIterator[Core]:
+async def _core(
+    settings: Settings, metrics: Metrics, triton: Fleet, access: Access | None, versions: Versions
+) -> AsyncIterator[Core]:
     limits = ImageLimits(settings.max_image_bytes, settings.max_image_pixels)
     admission = Admission(
         lambda model: settings.max_inflight or triton.capacity(model), _DECODED_AHEAD * settings.pixel_threads, metrics
     )
     predictor = Permitted(triton) if access else triton
-    async with Detector(predictor, limits, admission, metrics, settings.pixel_threads) as detector:
+    hold = Hold(triton, settings.max_held_images, metrics)
+    async with (
+        Shadowing(triton, versions, admission, metrics) as shadowing,
+        Detector(
+            predictor,
+            limits,
+            admission,
+            metrics,
+            settings.pixel_threads,
+            shadowing,
+            is_decoding_scaled=settings.scaled_decoding,
+        ) as detector,
+    ):
         yield Core(
             detector=detector,
             predictor=predictor,
-            lifecycle=Lifecycle(lambda: bool(triton.models)),
+            versions=versions,
+            shadowing=shadowing,
+            hold=hold,
+            lifecycle=Lifecycle(lambda: hold.is_enabled or bool(triton.models)),
             metrics=metrics,
             limits=limits,
             memory=ByteBudget(settings.max_inflight_bytes, metrics),
@@ -99,7 +121,7 @@ async def _core(settings: Settings, metrics: Metrics, triton: Fleet, access: Acc
         )
 
 
-def _rest_face(settings: Settings, core: Core) -> RestFace:
+def _rest_face(settings: Settings, core: Core, triton: Fleet) -> RestFace:
     return RestFace(
         core=core,
         observer=Observer(core.metrics, "rest"),
@@ -107,6 +129,8 @@ def _rest_face(settings: Settings, core: Core) -> RestFace:
         upload_timeout_seconds=settings.upload_timeout_seconds,
         cors_origins=settings.cors_origins,
         has_admin_port=settings.admin_port is not None,
+        has_console=not settings.no_console,
+        tritons=triton,
     )
 
 

@@ -16,6 +16,7 @@ from gateway.files import TlsFiles
 
 ADDRESSES: Final = "Addresses and ports"
 ACCESS: Final = "Keys, TLS and origins"
+VERSIONS: Final = "Versions"
 LIMITS: Final = "Limits"
 TIMES: Final = "Times"
 LOGS: Final = "Logs and traces"
@@ -97,8 +98,8 @@ class ServingSettings:
     admin_port: int | None = setting(
         None,
         PORT,
-        "TCP port for /healthz, /readyz and /metrics, which the REST face then lacks, and for /v1/triton, the state of "
-        "each Triton; 0 takes a free one.",
+        "TCP port for /healthz, /readyz, /metrics and /v1/shadow, which the REST face then lacks, and for /v1/triton, "
+        "the state of each Triton; 0 takes a free one.",
         group=ADDRESSES,
     )
     keys_file: Path | None = setting(
@@ -117,14 +118,34 @@ class ServingSettings:
     tls_client_ca: Path | None = setting(
         None, _FILE, "Authorities (PEM) of whose certificates callers must show one (mutual TLS).", group=ACCESS
     )
+    no_console: bool = setting(
+        False,
+        click.BOOL,
+        "Serve no console: neither the page at / nor what it needs, /v1/live and /v1/stream.",
+        group=ACCESS,
+    )
     cors_origins: tuple[str, ...] = setting(
         (), Origins(), "Origins whose pages may call the REST face, separated by commas; * for any.", group=ACCESS
+    )
+    rollout_file: Path | None = setting(
+        None,
+        _FILE,
+        "File that says which versions of a model answer in which shares, and which is tried in the shadow; without, "
+        "the version that most Tritons have answers.",
+        group=VERSIONS,
     )
     max_image_bytes: int = setting(20_000_000, _POSITIVE, "Most bytes of one encoded image.", group=LIMITS)
     max_body_bytes: int = setting(
         64_000_000, _POSITIVE, "Most bytes of one request's body with several images, or with base64.", group=LIMITS
     )
     max_image_pixels: int = setting(50_000_000, _POSITIVE, "Most pixels (width x height) of one image.", group=LIMITS)
+    scaled_decoding: bool = setting(
+        False,
+        click.BOOL,
+        "Decode JPEGs much larger than a model's input at 1/2, 1/4 or 1/8: less work, and detections that differ a "
+        "little from those of the whole image.",
+        group=LIMITS,
+    )
     max_inflight: int | None = setting(
         None,
         _POSITIVE,
@@ -223,6 +244,13 @@ class Settings(ServingSettings):
         click.FloatRange(0, 1, min_open=True, max_open=True),
         "An inference that takes longer than this quantile of the latest ones, such as 0.95, is asked of a second "
         "Triton, too, and the first answer counts; off without.",
+        group=TRITON,
+    )
+    max_held_images: int = setting(
+        0,
+        click.IntRange(min=0),
+        "Most images that are held, until their deadline, while no Triton serves anything: for installations that "
+        "scale to zero. The gateway is then ready without a Triton. With 0 they are refused at once.",
         group=TRITON,
     )
 

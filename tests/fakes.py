@@ -30,6 +30,8 @@ class FakePredictor:
         self.tensors = []
         self.error = None
         self.boxes = [[0, 0, 32, 32], [32, 0, 64, 32]]
+        self.scores = [0.9, 0.6]
+        self.class_ids = [0, 1]
         self.go = asyncio.Event()
         self.go.set()
         self.cancelled = 0
@@ -45,6 +47,10 @@ class FakePredictor:
             raise ModelNotFound(f"{name} has no version {version}")
         return MODEL, version or MODEL.latest
 
+    async def until_served(self):
+        while not self.models:
+            await asyncio.sleep(0.001)
+
     async def predict(self, model, version, tensor, deadline, *, is_replaceable=False):
         self.tensors.append(tensor)
         if self.error:
@@ -58,4 +64,4 @@ class FakePredictor:
             self.cancelled += 1
             raise
         boxes = np.array(self.boxes, np.float32)
-        return RawPredictions(boxes, np.array([0.9, 0.6], np.float32), np.array([0, 1], np.int32))
+        return RawPredictions(boxes, np.array(self.scores, np.float32), np.array(self.class_ids, np.int32))

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import base64
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
-from aiohttp import web
+from aiohttp import hdrs, web
 
-from gateway.access import Quota, act_for, presented
+from gateway.access import Quota, act_for
+from gateway.access import presented as presented_in
+from gateway.rest.console import page
 from gateway.rest.face import EVENT
 
 if TYPE_CHECKING:
@@ -15,13 +19,18 @@ if TYPE_CHECKING:
     from gateway.access import Access
 
 OPEN_PATHS: Final = frozenset(
-    {"/", "/docs", "/docs/style.css", "/openapi.json", "/healthz", "/readyz", "/v2/health/live", "/v2/health/ready"}
+    {"/docs", "/docs/style.css", "/openapi.json", "/healthz", "/readyz", "/v2/health/live", "/v2/health/ready"}
+    | page.PATHS
 )
-"""What needs no key: probes, whose callers have none, and what a newcomer reads to learn that a key is needed.
+"""What needs no key: probes, whose callers have none, and pages, where a newcomer learns that a key is needed.
 `/metrics` is not among them, it names models and tells how they are used; an admin port serves it without a key."""
 
 HEADERS: Final = ("RateLimit", "RateLimit-Policy")
 """As draft-ietf-httpapi-ratelimit-headers has them since its revision 08."""
+
+KEY_PROTOCOL: Final = "eagleeye.key."
+"""A page can set no header on a WebSocket, so it offers a subprotocol beside the one it wants: this and the key in
+base64url. It is never chosen, so it does not come back."""
 
 _QUOTA: Final = web.RequestKey("quota", Quota)
 _POLICY: Final = '"key"'
@@ -35,7 +44,7 @@ def key_required(access: Access) -> Callable[..., Awaitable[web.StreamResponse]]
         request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     ) -> web.StreamResponse:
         if request.path not in OPEN_PATHS:
-            caller = access.identify(presented(request.headers))
+            caller = access.identify(presented(request))
             request[EVENT]["key"] = caller.name
             act_for(caller)
             if quota := caller.take():
@@ -44,6 +53,20 @@ def key_required(access: Access) -> Callable[..., Awaitable[web.StreamResponse]]
         return await handler(request)
 
     return require_key
+
+
+def presented(request: web.Request) -> str | None:
+    """The secret that a request comes with: in a header, see `gateway.access.presented`, or as `KEY_PROTOCOL`."""
+    return presented_in(request.headers) or _offered(request.headers.get(hdrs.SEC_WEBSOCKET_PROTOCOL, ""))
+
+
+def _offered(protocols: str) -> str | None:
+    for protocol in protocols.split(","):
+        prefix, marker, encoded = protocol.strip().partition(KEY_PROTOCOL)
+        if marker and not prefix:
+            with suppress(ValueError):  # it is no base64, or no text
+                return base64.urlsafe_b64decode(encoded + "=" * (-len(encoded) % 4)).decode()
+    return None
 
 
 async def add_quota(request: web.Request, response: web.StreamResponse) -> None:

@@ -12,7 +12,8 @@ from aiohttp import web
 from gateway import tracing
 from gateway.errors import GatewayError
 from gateway.observer import OK, fit_request_id
-from gateway.rest import access, body, cors, detect, docs, inference, models, probes, problems, tritons
+from gateway.rest import access, body, cors, detect, docs, inference, models, probes, problems, shadow, tritons
+from gateway.rest.console import live, page, stream
 from gateway.rest.face import EVENT, REQUEST_ID
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     RequestHandler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 _REQUEST_ID_HEADER: Final = "X-Request-Id"
-_UPLOAD_TIMEOUT: Final = "upload_timeout"
 _CLIENT_LEFT: Final = 499  # no answer was sent; the number is what web servers log by custom
 
 _log = structlog.get_logger()
@@ -36,7 +36,9 @@ def application(face: RestFace) -> web.Application:
     for routes in (detect.routes, inference.routes, models.routes, docs.routes):
         _add(app, routes(face))
     if not face.has_admin_port:
-        _add(app, probes.routes(face))
+        _add(app, [*probes.routes(face), *shadow.routes(face)])
+    if face.has_console:
+        _add(app, [*page.routes(), *live.routes(face), *stream.routes(face)])
     if face.cors_origins:
         app.middlewares.append(cors.preflight(face.cors_origins))
         app.on_response_prepare.append(cors.sharing(face.cors_origins))
@@ -47,9 +49,9 @@ def application(face: RestFace) -> web.Application:
 
 
 def admin_application(face: RestFace, describe_tritons: Callable[[], Mapping[str, Any]]) -> web.Application:
-    """Probes, metrics and the state of the Tritons, for a port that only operators reach: none needs a key there."""
+    """Probes, metrics, candidates and the Tritons, for a port that only operators reach: none needs a key there."""
     app = web.Application(middlewares=[_observing(face)])
-    _add(app, [*probes.routes(face), *tritons.routes(describe_tritons)])
+    _add(app, [*probes.routes(face), *shadow.routes(face), *tritons.routes(describe_tritons)])
     return app
 
 
@@ -70,14 +72,14 @@ def _observing(face: RestFace) -> Callable[..., Awaitable[web.StreamResponse]]:
         request[EVENT] = {}
         try:
             with tracing.request(_route(request), request.headers):
-                response, code = await _answer_or_problem(face, request, handler)
+                response, code = await _answer_or_problem(request, handler)
         except asyncio.CancelledError:
             _finish(face, request, _CLIENT_LEFT, "cancelled", start)
             raise
         response.headers[_REQUEST_ID_HEADER] = request_id
         response.headers["Cache-Control"] = "no-store"
         response.headers["Server"] = "eagleeye"  # what it is made of is nobody's business
-        if face.core.lifecycle.is_draining or body.is_held_back(request) or code == _UPLOAD_TIMEOUT:
+        if face.core.lifecycle.is_draining or body.is_held_back(request) or code == body.UPLOAD_TIMEOUT:
             response.force_close()  # draining, so that the caller's next request finds another gateway
         _finish(face, request, response.status, code, start)
         return response
@@ -108,17 +110,15 @@ def _route(request: web.Request) -> str:
     return f"{request.method} {resource.canonical if resource else 'unknown'}"
 
 
-async def _answer_or_problem(
-    face: RestFace, request: web.Request, handler: RequestHandler
-) -> tuple[web.StreamResponse, str]:
+async def _answer_or_problem(request: web.Request, handler: RequestHandler) -> tuple[web.StreamResponse, str]:
     """The response and its `code`: `ok`, or the stable code of the problem it is."""
     try:
         return await handler(request), OK
     except GatewayError as error:
+        error.__traceback__ = None  # its frames hold it and the image, in a cycle that could stay for long
         return problems.from_error(error, request), error.code
-    except body.UploadTimeout:
-        detail = f"the body did not arrive within {face.upload_timeout_seconds:g} s"
-        return problems.problem(408, _UPLOAD_TIMEOUT, detail, request), _UPLOAD_TIMEOUT
+    except problems.Refused as refusal:
+        return problems.problem(refusal.status, refusal.code, str(refusal), request, refusal.headers), refusal.code
     except web.HTTPMethodNotAllowed as error:
         allowed = ", ".join(sorted(error.allowed_methods))
         detail = f"{request.method} is not allowed on {request.path}; allowed: {allowed}"
@@ -128,5 +128,4 @@ async def _answer_or_problem(
         return problems.problem(404, "not_found", f"there is no {request.path}", request), "not_found"
     except Exception:  # noqa: BLE001 the last line of defence: the caller gets an answer, the log gets the traceback
         _log.exception("unexpected error", request_id=request[REQUEST_ID])
-        detail = "an unexpected error happened; the log has it under the request id"
-        return problems.problem(500, "internal", detail, request), "internal"
+        return problems.problem(500, "internal", problems.UNEXPECTED, request), "internal"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 from aiohttp import HttpVersion11, web
 
 from gateway.errors import ImageTooLarge, InvalidParameter, UnsupportedMediaType
+from gateway.rest.problems import Refused
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -17,14 +18,20 @@ if TYPE_CHECKING:
 RECEIVED_AT: Final = web.RequestKey("received_at", float)
 """When a request's body was there, in seconds of `time.perf_counter`."""
 
+UPLOAD_TIMEOUT: Final = "upload_timeout"
+"""The code of `UploadTimeout`."""
+
 _IDENTITY: Final = "identity"
 _CODINGS: Final = ("gzip", "deflate")
 _ANY_WINDOW_AND_HEADER: Final = 32 + zlib.MAX_WBITS  # zlib finds out by itself whether its own or gzip's header comes
 _CONTINUE_IS_DUE: Final = web.RequestKey("continue_is_due", bool)
 
 
-class UploadTimeout(Exception):
-    """The body did not arrive in time. It concerns this face alone, so it is no `GatewayError`."""
+class UploadTimeout(Refused):
+    """The body did not arrive in time."""
+
+    def __init__(self, timeout_seconds: float) -> None:
+        super().__init__(408, UPLOAD_TIMEOUT, f"the body did not arrive within {timeout_seconds:g} s")
 
 
 async def on_expect(request: web.Request) -> None:
@@ -77,7 +84,7 @@ async def read(request: web.Request, max_bytes: int, timeout_seconds: float, hol
         async with asyncio.timeout(timeout_seconds):
             data = b"".join([chunk async for chunk in _held(chunks, hold)])
     except TimeoutError:
-        raise UploadTimeout from None
+        raise UploadTimeout(timeout_seconds) from None
     request[RECEIVED_AT] = time.perf_counter()
     return data
 

@@ -53,7 +53,14 @@ async def _answer(face: RestFace, request: web.Request, flow: str, hold: Callabl
     deadline = Deadline.after(_timeout_seconds(face, asked))
     with_picture = form is Format.JPEG
     outcomes = await batch.detect_each(
-        face.core, face.observer, images, asked.query, deadline, flow=flow, with_picture=with_picture
+        face.core,
+        face.observer,
+        images,
+        asked.query,
+        deadline,
+        event=request[EVENT],
+        flow=flow,
+        with_picture=with_picture,
     )
     request[EVENT].update(batch.log_fields(images, outcomes))
     if upload.is_list and form is Format.JSON:
@@ -84,7 +91,10 @@ async def _receive(
     texts = query.texts(request.query)
     if not is_envelope:
         asked = _resolve(face, request, texts)
-        face.core.detector.check(asked.query, _timeout_seconds(face, asked), flow)
+        if face.core.hold.is_due:
+            face.core.hold.check()
+        else:
+            face.core.detector.check(asked.query, _timeout_seconds(face, asked), flow)
         data = await body.read(request, max_bytes, face.upload_timeout_seconds, hold)
         return Upload((File(data),)), asked
     data = await body.read(request, max_bytes, face.upload_timeout_seconds, hold)
@@ -104,10 +114,14 @@ def _note_model(face: RestFace, request: web.Request, texts: Mapping[str, str]) 
 
 
 def _resolve(face: RestFace, request: web.Request, texts: Mapping[str, str]) -> Asked:
-    """Read every parameter, and settle the model; another one that comes while the body arrives changes nothing."""
+    """Read every parameter, and settle the model; another one that comes while the body arrives changes nothing.
+
+    While there is none, the one that comes settles it.
+    """
     _note_model(face, request, texts)
     asked = query.parse(texts)
-    model, version = face.core.predictor.find(asked.query.model, asked.query.version)
-    request[EVENT]["version"] = version
+    if face.core.hold.is_due:
+        return asked
+    model, _ = face.core.predictor.find(asked.query.model, asked.query.version)
     asked.query.thresholds(model)  # a class that the model does not know is the request's error, not each image's
     return replace(asked, query=replace(asked.query, model=model.name))

@@ -29,7 +29,7 @@ _FIT_HOST: Final = re.compile(r"([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})
 
 
 def routes(face: RestFace) -> list[web.RouteDef]:
-    """The document, the page with its style sheet, and the way there from the root."""
+    """The document, and the page with its style sheet; without the console, the way there from the root, too."""
 
     async def describe(request: web.Request) -> web.Response:
         return json_response(document(face, _origin(request)))
@@ -44,7 +44,8 @@ def routes(face: RestFace) -> list[web.RouteDef]:
     async def enter(_: web.Request) -> web.Response:
         return web.Response(status=302, headers={"Location": "/docs"})
 
-    return [web.get("/", enter), web.get("/openapi.json", describe), web.get("/docs", read), web.get(STYLE_PATH, style)]
+    routes = [web.get("/openapi.json", describe), web.get("/docs", read), web.get(STYLE_PATH, style)]
+    return routes if face.has_console else [web.get("/", enter), *routes]
 
 
 def _origin(request: web.Request) -> str:

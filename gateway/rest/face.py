@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from gateway.core import Core
     from gateway.observer import Observer
+    from gateway.rest.console.feed import Tritons
 
 Handler = TypeVar("Handler", bound="Callable[..., Any]")
 
@@ -32,6 +33,8 @@ class RestFace:
         upload_timeout_seconds: longest time for a body to arrive.
         cors_origins: origins whose pages may call from a browser; `*` for any.
         has_admin_port: whether probes and metrics are served on a port of their own, and only there.
+        has_console: whether the console is served, with its feed and its stream.
+        tritons: what the console's feed asks; None shows none.
     """
 
     core: Core
@@ -40,6 +43,8 @@ class RestFace:
     upload_timeout_seconds: float
     cors_origins: tuple[str, ...] = ()
     has_admin_port: bool = False
+    has_console: bool = True
+    tritons: Tritons | None = None
 
 
 def detects(handler: Handler) -> Handler:

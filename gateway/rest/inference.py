@@ -97,8 +97,11 @@ def _inference(face: RestFace) -> list[web.RouteDef]:
 
 async def _answer(face: RestFace, request: web.Request, flow: str, hold: Callable[[int], None]) -> web.Response:
     event = request[EVENT]
-    model, version = _find(face, request)  # refused before the upload
-    event |= {"model": model.name, "version": version}
+    if face.core.hold.is_due:
+        face.core.hold.check()
+    else:
+        model, _ = _find(face, request)  # refused before the upload
+        event["model"] = model.name
     body.check_length(request, face.max_body_bytes)
     face.core.memory.check(flow, request.content_length or 0)
     data = await body.read(request, face.max_body_bytes, face.upload_timeout_seconds, hold)
@@ -106,11 +109,19 @@ async def _answer(face: RestFace, request: web.Request, flow: str, hold: Callabl
     query, seconds = _read_query(request, asked.texts)
     deadline = Deadline.after(face.core.timeout_seconds if seconds is None else seconds)
     outcomes = await batch.detect_each(
-        face.core, face.observer, asked.images, query, deadline, flow=flow, all_or_none=True
+        face.core,
+        face.observer,
+        asked.images,
+        query,
+        deadline,
+        event=event,
+        flow=flow,
+        sequence=oip.sequence(asked.texts, flow),
+        all_or_none=True,
     )
     event |= batch.log_fields(asked.images, outcomes)
     results = batch.all_results(outcomes)
-    with face.core.metrics.stage("encode", model.name):
+    with face.core.metrics.stage("encode", results[0].model.name):
         return _response(*write_response(asked, results))
 
 

@@ -28,6 +28,17 @@ HTTP_STATUS: Final[dict[type[errors.GatewayError], int]] = {
     errors.DeadlineExceeded: 504,
 }
 OIP_PREFIX: Final = "/v2"
+UNEXPECTED: Final = "an unexpected error happened; the log has it under the request id"
+
+
+class Refused(Exception):
+    """A request that is refused for a reason that concerns this face alone, so it is no `GatewayError`."""
+
+    def __init__(self, status: int, code: str, detail: str, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.code = code
+        self.headers = headers
 
 
 def from_error(error: errors.GatewayError, request: web.Request) -> web.Response:
@@ -44,6 +55,11 @@ def from_error(error: errors.GatewayError, request: web.Request) -> web.Response
 def fields(error: errors.GatewayError) -> dict[str, Any]:
     """A problem document's members that tell about the error itself, for an answer that holds several."""
     return _fields(HTTP_STATUS[type(error)], error.code, str(error))
+
+
+def unexpected() -> dict[str, Any]:
+    """The same for a defect of ours."""
+    return _fields(500, "internal", UNEXPECTED)
 
 
 def problem(

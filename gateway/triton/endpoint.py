@@ -29,7 +29,9 @@ if TYPE_CHECKING:
 
 _PROBE_INTERVAL_SECONDS: Final = 0.5
 _PROBE_TIMEOUT_SECONDS: Final = 1.0  # with the interval: a Triton that stalls is known to within 1.5 s
+_STATISTICS_TIMEOUT_SECONDS: Final = 0.5  # they are asked for every second
 _LATE_SECONDS: Final = 0.25  # our own loop came so much too late: what seems a stall of Triton may be ours
+_INFER: Final = "/inference.GRPCInferenceService/ModelInfer"
 _CHANNEL_OPTIONS: Final = (
     ("grpc.max_receive_message_length", -1),
     ("grpc.max_send_message_length", -1),
@@ -85,6 +87,8 @@ class Endpoint:
     async def __aenter__(self) -> Self:
         self._channel = grpc.aio.insecure_channel(self.address, options=_CHANNEL_OPTIONS)
         self._triton = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+        # as the stub's own, but for requests that are bytes already
+        self._infer = self._channel.unary_unary(_INFER, response_deserializer=service_pb2.ModelInferResponse.FromString)
         self._watching = asyncio.create_task(self._watch(), name=f"watch {self.address}")
         await self._probed.wait()
         return self
@@ -118,18 +122,14 @@ class Endpoint:
         """See `gateway.triton.balancer.Candidate`."""
         return self.health.outstanding
 
-    async def infer(
-        self, request: service_pb2.ModelInferRequest, model: Model, version: int, deadline: Deadline
-    ) -> RawPredictions:
-        """Run one inference.
+    async def infer(self, request: bytes, model: Model, version: int, deadline: Deadline) -> RawPredictions:
+        """Run one inference; `request` is a serialized `ModelInferRequest`.
 
         Raises:
             CallFailed: there is no answer, or it is not as it must be.
         """
         start = time.monotonic()
-        call = self._triton.ModelInfer(
-            request, timeout=deadline.remaining_seconds(), metadata=tuple(tracing.headers().items())
-        )
+        call = self._infer(request, timeout=deadline.remaining_seconds(), metadata=tuple(tracing.headers().items()))
         outcome = "cancelled"
         with self._counted(call, model, version):
             try:
@@ -152,6 +152,27 @@ class Endpoint:
             finally:
                 self._metrics.triton_requests.labels(self.address, outcome).inc()
         return result
+
+    async def infer_once(self, request: bytes, model: Model, deadline: Deadline) -> RawPredictions:
+        """Run one inference that says nothing about this Triton: it counts neither as work nor as a success or failure.
+
+        So a candidate that fails or hangs does not cost the versions beside it their Triton.
+
+        Raises:
+            CallFailed: there is no answer, or it is not as it must be.
+        """
+        try:
+            return predictions(await self._infer(request, timeout=deadline.remaining_seconds()), model)
+        except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+                raise CallFailed(Reason.DEADLINE, deadline.exceeded()) from error
+            raise read_failure(error, model) from error
+        except ValueError as error:
+            raise CallFailed(Reason.INVALID, _broken(model)) from error
+        except asyncio.CancelledError:
+            if _is_cancelled():
+                raise
+            raise CallFailed(Reason.CONNECTION, could_not_run(model)) from None  # the channel has been closed
 
     def take_back(self, is_served_elsewhere: Callable[[Model, int], bool]) -> None:
         """Cancel the calls that others can answer: they fail as stalled."""
@@ -179,6 +200,26 @@ class Endpoint:
             "ejections": health.ejections,
         }
 
+    async def statistics(self) -> dict[str, Any]:
+        """What it says of itself: totals of all that it serves, since each was loaded. Empty if it does not say.
+
+        `inferences`; `executions`, each of one batch; `queue_seconds`, which all inferences together waited for one.
+        """
+        if not self.models:
+            return {}
+        try:
+            answer = await self._triton.ModelStatistics(
+                service_pb2.ModelStatisticsRequest(), timeout=_STATISTICS_TIMEOUT_SECONDS
+            )
+        except grpc.aio.AioRpcError:
+            return {}
+        served = [each for each in answer.model_stats if each.name in self.models]
+        return {
+            "inferences": sum(each.inference_count for each in served),
+            "executions": sum(each.execution_count for each in served),
+            "queue_seconds": sum(each.inference_stats.queue.ns for each in served) / 1e9,
+        }
+
     @contextlib.contextmanager
     def _counted(self, call: grpc.aio.Call, model: Model, version: int) -> Iterator[None]:
         outstanding = self._metrics.triton_outstanding.labels(self.address)
@@ -198,8 +239,7 @@ class Endpoint:
             return predictions(response, model)
         except ValueError as error:
             self._failed("an answer that breaks the model contract", model, version=version, reason=str(error))
-            broken = InvalidPrediction(f"Triton's answer for {model.name} breaks the model contract")
-            raise CallFailed(Reason.INVALID, broken) from error
+            raise CallFailed(Reason.INVALID, _broken(model)) from error
 
     def _judge(self, error: grpc.aio.AioRpcError, model: Model, deadline: Deadline, seconds: float) -> CallFailed:
         """What a failed inference says about this Triton, and means for the call."""
@@ -330,6 +370,10 @@ class Endpoint:
         self._metrics.triton_ejections.labels(self.address).inc()
         _log.warning("triton ejected", endpoint=self.address, reason=self.health.reason)
         self._on_change()
+
+
+def _broken(model: Model) -> InvalidPrediction:
+    return InvalidPrediction(f"Triton's answer for {model.name} breaks the model contract")
 
 
 def _is_late(start: float) -> bool:

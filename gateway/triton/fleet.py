@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 import structlog
 
-from gateway.errors import DeadlineExceeded, TritonUnavailable
+from gateway.errors import DeadlineExceeded, ModelNotFound, TritonUnavailable
 from gateway.model import find
 from gateway.triton import catalogue
 from gateway.triton.balancer import pick, usable
@@ -26,8 +26,6 @@ from gateway.triton.messages import infer_request
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from types import TracebackType
-
-    from tritonclient.grpc import service_pb2
 
     from gateway.deadline import Deadline
     from gateway.detections import RawPredictions
@@ -59,7 +57,7 @@ class _Request:
 
     model: Model
     version: int
-    message: service_pb2.ModelInferRequest
+    message: bytes
     deadline: Deadline
     is_replaceable: bool
     tried: set[Endpoint] = field(default_factory=set)
@@ -136,6 +134,11 @@ class Fleet:
         """See `gateway.detector.Predictor.find`. Finds what is expected back, too: `predict` waits for it."""
         return find(self.expected_models, name, version)
 
+    async def until_served(self) -> None:
+        """See `gateway.detector.Predictor.until_served`."""
+        while not self._models:
+            await self._changed.wait()
+
     async def predict(
         self, model: Model, version: int, tensor: UInt8Array, deadline: Deadline, *, is_replaceable: bool = False
     ) -> RawPredictions:
@@ -154,6 +157,17 @@ class Fleet:
                 request.failure = failure
                 request.tried.add(endpoint)
 
+    async def predict_once(self, model: Model, version: int, tensor: UInt8Array, deadline: Deadline) -> RawPredictions:
+        """See `gateway.shadow.CandidatePredictor`. It neither pays into the retry budget nor takes anything out."""
+        serving = [endpoint for endpoint in self._serving(model, version) if not endpoint.is_ejected]
+        if not serving:
+            raise ModelNotFound(f"no Triton serves version {version} of {model.name} with the same interface")
+        try:
+            message = infer_request(model, version, tensor)
+            return await pick(serving, self._random).infer_once(message, model, deadline)
+        except CallFailed as failure:
+            raise failure.error from failure
+
     def capacity(self, model: str) -> int:
         """How many images of a model keep all that serve it busy: for each a batch in work, and one that waits for it.
 
@@ -168,6 +182,12 @@ class Fleet:
             "discovery_error": self._look_error,
             "retry_budget": round(self._budget.balance, 1),
         }
+
+    async def statistics(self) -> dict[str, dict[str, Any]]:
+        """What each Triton says of itself by now, see `Endpoint.statistics`; empty where it says nothing."""
+        endpoints = list(self._endpoints.values())
+        answers = await asyncio.gather(*(endpoint.statistics() for endpoint in endpoints))
+        return {endpoint.address: answer for endpoint, answer in zip(endpoints, answers, strict=True)}
 
     # one request
 

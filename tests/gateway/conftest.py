@@ -12,6 +12,7 @@ from tritonclient.grpc import service_pb2_grpc
 from gateway.admission import Admission
 from gateway.core import Core
 from gateway.detector import Detector
+from gateway.hold import Hold
 from gateway.image import ImageLimits
 from gateway.lifecycle import Lifecycle
 from gateway.memory import ByteBudget
@@ -21,6 +22,8 @@ from gateway.rest.app import application
 from gateway.rest.face import RestFace
 from gateway.rpc import RpcFace
 from gateway.rpc_server import serving_rpc
+from gateway.shadow import Shadowing
+from gateway.versions import Versions
 from tests.fakes import FakePredictor
 from tests.gateway.keyring import Clock, Keyring
 
@@ -58,16 +61,43 @@ def lifecycle(predictor):
 
 
 @pytest.fixture
-async def detector(predictor, metrics):
-    async with Detector(predictor, LIMITS, admission(metrics), metrics, threads=2) as detector:
+def hold(predictor, metrics):
+    """As by default: nothing is held."""
+    return Hold(predictor, 0, metrics)
+
+
+@pytest.fixture
+def versions(metrics):
+    """As without a rollout file; a test may set its `rollout`."""
+    return Versions(metrics)
+
+
+@pytest.fixture
+def admitting(metrics):
+    return admission(metrics)
+
+
+@pytest.fixture
+async def shadowing(predictor, versions, admitting, metrics):
+    """Comparing begins at once."""
+    async with Shadowing(predictor, versions, admitting, metrics, head_start_seconds=0) as shadowing:
+        yield shadowing
+
+
+@pytest.fixture
+async def detector(predictor, admitting, shadowing, metrics):
+    async with Detector(predictor, LIMITS, admitting, metrics, threads=2, shadowing=shadowing) as detector:
         yield detector
 
 
 @pytest.fixture
-def core(detector, lifecycle, predictor, metrics):
+def core(detector, versions, shadowing, hold, lifecycle, predictor, metrics):
     return Core(
         detector=detector,
         predictor=predictor,
+        versions=versions,
+        shadowing=shadowing,
+        hold=hold,
         lifecycle=lifecycle,
         metrics=metrics,
         limits=LIMITS,

@@ -4,13 +4,15 @@ import asyncio
 import dataclasses
 import threading
 
+import cv2
+import numpy as np
 import pytest
 
 from gateway.annotate import label_colour
 from gateway.deadline import Deadline
 from gateway.detector import Detector, Query
 from gateway.errors import DeadlineExceeded, InvalidParameter, ModelNotFound, Overloaded
-from gateway.image import decode
+from gateway.image import decode, decode_for
 from tests.fakes import MODEL
 from tests.gateway.conftest import LIMITS, MAX_INFLIGHT, admission
 
@@ -129,7 +131,7 @@ async def test_a_cancelled_request_leaves_nothing_running(detector, predictor, m
 async def test_a_cancelled_request_keeps_its_thread_until_the_work_has_ended(predictor, metrics, png, monkeypatch):
     """Whoever comes next waits for the thread within its own deadline, not behind it in a queue."""
     may_end = threading.Event()
-    monkeypatch.setattr("gateway.detector.decode", lambda data, limits: may_end.wait(10) and decode(data, limits))
+    monkeypatch.setattr("gateway.detector.decode_for", lambda *asked: may_end.wait(10) and decode_for(*asked))
     async with Detector(predictor, LIMITS, admission(metrics), metrics, threads=1) as detector:
         first = asyncio.create_task(detector.detect(png, Query(), Deadline.after(SOON)))
         await asyncio.sleep(0.05)
@@ -139,3 +141,19 @@ async def test_a_cancelled_request_keeps_its_thread_until_the_work_has_ended(pre
             await detector.detect(png, Query(), Deadline.after(0.1))
         may_end.set()
         assert len((await detector.detect(png, Query(), Deadline.after(SOON))).detections) == 2
+
+
+async def test_boxes_of_an_image_that_is_decoded_small_are_those_of_the_whole_one(predictor, metrics):
+    """What a caller sees of scaled decoding is the time it saves."""
+    pixels = np.zeros((640, 1280, 3), np.uint8)
+    jpeg = cv2.imencode(".jpg", pixels)[1].tobytes()
+    results = []
+    for is_scaled in (False, True):
+        async with Detector(
+            predictor, LIMITS, admission(metrics), metrics, threads=1, is_decoding_scaled=is_scaled
+        ) as detector:
+            results.append(await detector.detect(jpeg, Query(), Deadline.after(SOON)))
+    whole, scaled = results
+    assert scaled.image_wh == whole.image_wh == (1280, 640)
+    assert (scaled.detections.xyxy == whole.detections.xyxy).all()
+    assert (predictor.tensors[0] == predictor.tensors[1]).all()

@@ -16,14 +16,17 @@ from gateway.batch import MAX_IMAGES
 from gateway.detector import Detector
 from gateway.rest import detect
 from gateway.rest.app import application
+from gateway.rest.console import live, stream
+from gateway.rest.console.page import PATHS as CONSOLE_PATHS
 from gateway.rest.docs import STYLE_PATH
 from gateway.rest.problems import HTTP_STATUS
 from tests.conformance import hold_against_description
 from tests.fakes import MODEL
 from tests.gateway.conftest import LIMITS, admission
 
-UNDESCRIBED = {*detect.PATHS[1:], STYLE_PATH, "/"}
-"""Aliases, which the description of their route tells, and what is no part of the API."""
+UNDESCRIBED = {*detect.PATHS[1:], STYLE_PATH, *CONSOLE_PATHS, live.PATH, stream.PATH}
+"""Aliases, which the description of their route tells; what is no part of the API; and what OpenAPI has no words for, a
+WebSocket and events without end, which stand in the description's text."""
 
 
 @pytest.fixture

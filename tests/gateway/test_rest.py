@@ -183,6 +183,8 @@ async def test_models_are_described(rest):
     expected = {
         "name": "toy",
         "versions": ["1", "3"],
+        "weights": {"3": 100},
+        "shadow": None,
         "state": "ready",
         "input": {"width": 64, "height": 32, "resize": "stretch"},
         "labels": ["cat", "dog"],
@@ -243,7 +245,7 @@ async def test_an_expectation_that_nobody_knows_is_passed_over(rest, path):
     assert response.headers["X-Request-Id"]
 
 
-async def test_the_root_leads_to_the_docs(rest):
-    """Whoever opens the address in a browser finds something to read."""
+async def test_the_root_is_the_console(rest):
+    """Whoever opens the address in a browser finds something to use."""
     response = await rest.get("/")
-    assert (response.status, response.url.path) == (200, "/docs")
+    assert (response.status, response.url.path, response.content_type) == (200, "/", "text/html")

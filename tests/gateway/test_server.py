@@ -186,6 +186,14 @@ def test_a_broken_keys_file_stops_the_start(keyring):
     assert "keys[0] 'camera-7': 'sha256' must be 64 lower-case hexadecimal digits" in line
 
 
+def test_a_broken_rollout_file_stops_the_start(tmp_path):
+    """In one line that names the file, the model and what is allowed."""
+    path = tmp_path / "rollout.json"
+    path.write_text('{"models": {"ns": {"weights": {"3": -5}}}}')
+    line = refusal(*COMMAND, "--rollout-file", str(path))
+    assert line.startswith(f"Error: the rollout file {path} is wrong: models['ns']: 'weights': the weight of version 3")
+
+
 @pytest.mark.parametrize("origins", ["https://a.example/path", "a.example", "*,https://a.example", "null"])
 def test_an_origin_that_no_browser_sends_is_refused(origins):
     """It would silently allow nothing."""

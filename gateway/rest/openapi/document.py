@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from gateway.model import Model
 from gateway.resize import ResizeMode
+from gateway.rest.console import live, stream
 from gateway.rest.openapi import detection, inference, service
 from gateway.rest.openapi.parts import KEY_VARIABLE, PICTURE, Subject
 
@@ -57,6 +58,19 @@ def document(face: RestFace, url: str) -> dict[str, Any]:
     }
 
 
+def _console(subject: Subject) -> str:
+    """What OpenAPI has no words for: a WebSocket, and events without end."""
+    if not subject.face.has_console:
+        return "The console is turned off."
+    return (
+        f"`GET {stream.PATH}` is a WebSocket for the frames of one camera (subprotocol `{stream.PROTOCOL}`): each binary "
+        "message is one image, and each answer a text message, what `/v1/detect` answers or an `error`, with `frame` "
+        "(the message's number, from 0) and `dropped` (how many frames gave way to it). The query string has the "
+        "parameters of `/v1/detect` that say what to find, and `mode`: `latest`, the default, or `ordered`, which drops "
+        f"none. `GET {live.PATH}` has server-sent events, one a second, with what the console at `/` shows."
+    )
+
+
 def _overview(subject: Subject) -> str:
     limits = subject.face.core.limits
     key = "No key is needed."
@@ -76,6 +90,8 @@ def _overview(subject: Subject) -> str:
         An error is answered as `application/problem+json` (RFC 9457): `code` is stable and for programs, `detail` says
         to people what was wrong and what is allowed. A path that does not exist answers 404 with the code `not_found`,
         a method that a path does not have 405 with `method_not_allowed` and the header `Allow`.
+
+        {_console(subject)}
 
         Every answer carries `X-Request-Id`: yours, if the request had a printable one of up to 128 characters, else a
         new one. The log has the request under it. Answers are not to be cached.

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from gateway.agreement import QUANTILES
 from gateway.resize import ResizeMode
 from gateway.rest import models
 from gateway.rest.openapi.parts import Schema, answer, in_path, json_answer, listed, of, record, ref, sample
+from gateway.shadow import IMAGE_OUTCOMES
 
 if TYPE_CHECKING:
+    from gateway.agreement import BoxCounts, Comparison, Spread
+    from gateway.model import Model
     from gateway.rest.openapi.parts import Subject
 
 TAG: Final = {"name": "Service", "description": "What is served, whether it can be asked, and how it fares."}
@@ -21,7 +25,7 @@ _LINKS: Final = {
 
 def paths(subject: Subject) -> dict[str, Any]:
     """Look-ups, the description itself, and the probes where they are on this port."""
-    model = models.describe(subject.model)
+    model = models.describe(subject.model, subject.face.core.versions)
     name = in_path("name", of("string", "Name of the model.", minLength=1), subject.model.name)
     look_ups = {
         "/v1/models": subject.operation(
@@ -64,7 +68,7 @@ def paths(subject: Subject) -> dict[str, Any]:
         )
         for path, (operation, summary, meaning, media_type, schema) in description.items()
     }
-    probes = {} if subject.face.has_admin_port else _probes(subject)
+    probes = {} if subject.face.has_admin_port else {**_probes(subject), **_shadow(subject)}
     return {path: {"get": operation} for path, operation in {**look_ups, **plain, **probes}.items()}
 
 
@@ -100,16 +104,121 @@ def _probes(subject: Subject) -> dict[str, Any]:
     return {"/healthz": alive, "/readyz": ready, "/metrics": metrics}
 
 
+def _shadow(subject: Subject) -> dict[str, Any]:
+    report = subject.operation(
+        "/v1/shadow",
+        tag=TAG["name"],
+        name="showShadow",
+        summary="How candidates in the shadow agree with what is served",
+        success=json_answer(
+            "What this process has compared.", ref("ShadowReport"), {"comparisons": [_example(subject.model)]}
+        ),
+        samples=[sample(subject.curl("/v1/shadow"))],
+    )
+    return {"/v1/shadow": report}
+
+
+def _example(model: Model) -> Comparison:
+    def spread(mean: float, half_width: float) -> Spread:
+        quantiles = {str(at): round(mean + (2 * at - 1) * half_width, 4) for at in QUANTILES}
+        return {"mean": mean, "quantiles": quantiles}
+
+    boxes: BoxCounts = {"agreed": 196, "relabelled": 1, "missing": 2, "extra": 1, "agreement": 0.98}
+    label = model.labels[0]
+    return {
+        "model": model.name,
+        "served_version": str(model.default),
+        "candidate_version": str(model.default + 1),
+        "is_running": True,
+        "since": "2026-01-31T12:00:00+00:00",
+        "images": dict.fromkeys(IMAGE_OUTCOMES, 0) | {"compared": 60, "dropped": 3},
+        "boxes": boxes,
+        "labels": [{"label": label, **boxes}],
+        "relabelled": [{"served": label, "candidate": model.labels[-1], "boxes": 1}],
+        "score_shift": spread(0.004, 0.03),
+        "iou": spread(0.97, 0.03),
+        "latency_ms": {"served": spread(16.2, 4.0), "candidate": spread(11.9, 3.0), "difference": spread(-4.3, 1.0)},
+    }
+
+
+def _shadow_schemas() -> dict[str, Schema]:
+    count = of("integer", "Boxes.", minimum=0)
+    boxes = {
+        "agreed": count,
+        "relabelled": count,
+        "missing": count,
+        "extra": count,
+        "agreement": of(["number", "null"], "The agreed part of all; null without any.", minimum=0, maximum=1),
+    }
+    text = of("string", "A label.")
+    spread = {"oneOf": [ref("Spread"), {"type": "null"}]}
+    return {
+        "ShadowReport": record(
+            "What this process has compared since it started.",
+            comparisons=listed(ref("Comparison"), "By model, version and candidate."),
+        ),
+        "Comparison": record(
+            "A candidate beside a version that answered. Boxes that overlap by half or more are one object.",
+            model=of("string", "Name of the model."),
+            served_version=of("string", "The version that answered."),
+            candidate_version=of("string", "The version that is tried."),
+            is_running=of("boolean", "Whether the rollout still asks for it."),
+            since=of("string", "When its first image came, in UTC.", format="date-time"),
+            images=record(
+                "Sampled images: `dropped`, for Triton had enough to do; `unserved`, for no Triton had the candidate.",
+                **{outcome: of("integer", "Images.", minimum=0) for outcome in IMAGE_OUTCOMES},
+            ),
+            boxes=record("All boxes: found by both, as another class, by the served one only, by it only.", **boxes),
+            labels=listed(record("Those of one label.", label=text, **boxes), "By class id."),
+            relabelled=listed(
+                record("What the candidate calls otherwise.", served=text, candidate=text, boxes=count),
+                "The most frequent pairs first.",
+            ),
+            score_shift={**spread, "description": "Candidate's score less the served one, of agreed boxes."},
+            iou={**spread, "description": "Overlap of agreed boxes."},
+            latency_ms=record(
+                "Inference of the same images, in ms; `difference` is what the candidate takes more. Or null.",
+                served=ref("Spread"),
+                candidate=ref("Spread"),
+                difference=ref("Spread"),
+            )
+            | {"type": ["object", "null"]},
+        ),
+        "Spread": record(
+            "How values are spread.",
+            mean=of("number", "Of all."),
+            quantiles=of(
+                "object",
+                "Of the latest 10,000, by the part of them that is less: `0.5` is the median.",
+                additionalProperties={"type": "number"},
+            ),
+        ),
+    }
+
+
 def schemas(_: Subject) -> dict[str, Schema]:
     """Those with a name."""
     threshold = of("number", "See the parameter of that name.", minimum=0, maximum=1)
     side = of("integer", "Pixels.", minimum=1)
     return {
+        **_shadow_schemas(),
         "Models": record("What is served.", models=listed(ref("Model"), "By name.")),
         "Model": record(
             "A detector that is served.",
             name=of("string", "What `model` of a request names."),
             versions=listed({"type": "string"}, "Whole numbers: the versions that are ready, ascending.", minItems=1),
+            weights=of(
+                "object",
+                "Who names no version gets one of these, in shares by these weights; with a single one, always that.",
+                additionalProperties=of("number", "The version's weight.", exclusiveMinimum=0),
+                minProperties=1,
+            ),
+            shadow=record(
+                "The version that is tried in the shadow: its answers are compared, and reach no caller. Or null.",
+                version=of("string", "A whole number."),
+                percent=of("number", "Of the images that other versions answer.", exclusiveMinimum=0, maximum=100),
+            )
+            | {"type": ["object", "null"]},
             state=of("string", "Always `ready`: what is not ready is not listed.", const="ready"),
             input=record(
                 "What the network sees.",
