@@ -17,12 +17,18 @@ COMMANDS: Final = {
     "gateway": ("gateway.__main__:gateway", "Serve detections in front of a Triton that runs already."),
     "health": ("eagleeye.status:health", "Tell whether a gateway lives and is ready."),
     "key": ("gateway.keys_cli:key", "Make, list and remove the keys that the gateway asks for."),
+    "load": ("loadtest.load.command:load", "Test a deployment under load, with Locust; or measure its load table."),
+    "model": ("eagleeye.model.command:model", "Load, promote, roll back and remove versions of models."),
     "models": ("eagleeye.status:models", "List the models that a gateway serves."),
     "profile": ("loadtest.profile:profile", "Measure what a Triton pod can do, for the autoscalers' thresholds."),
     "sample": ("eagleeye.boards:sample", "Draw a circuit board with defects, to try the shipped model on."),
     "simulate-autoscaling": (
         "loadtest.autoscaling.command:simulate_autoscaling",
         "Replay a demand against the autoscaling of an overlay.",
+    ),
+    "tune": (
+        "loadtest.tune.command:tune",
+        "Find how a model is served best on this machine, and write it into its config.",
     ),
     "up": ("triton_runtime.up:up", "Export the shipped model, start Triton and the gateway."),
 }

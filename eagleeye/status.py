@@ -38,7 +38,7 @@ def models(*, as_json: bool, **values: Any) -> None:
     if as_json:
         say(json.dumps([asdict(model) for model in served], indent=1))
     else:
-        _echo_table([HEADER, *map(_row, served)])
+        echo_table([HEADER, *map(_row, served)])
 
 
 def _row(model: ModelInfo) -> tuple[str, ...]:
@@ -47,7 +47,8 @@ def _row(model: ModelInfo) -> tuple[str, ...]:
     return model.name, ", ".join(model.versions), f"{width} x {height}", *thresholds, ", ".join(model.labels)
 
 
-def _echo_table(rows: list[tuple[str, ...]]) -> None:
+def echo_table(rows: list[tuple[str, ...]]) -> None:
+    """Writes rows with their columns below each other."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         say("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from export.pipeline import ExportSummary
+    from export.repository import PublishedModel
 
 DEFAULT: Final = {field.name: field.default for field in dataclasses.fields(ExportOptions)}
 SIZES: Final = ", ".join(f"{variant.name} {variant.input_size}" for variant in VARIANTS.values())
@@ -116,9 +117,24 @@ def export(**options: Any) -> None:
         for line in describe(summary):
             click.echo(line)
         if is_plan_wanted:
+            require_loaded(summary.model)
             click.echo(add_plan(options["repository"], options["name"], engine_options, show))
     except ExportError as error:
         raise click.ClickException(str(error)) from error
+
+
+def require_loaded(model: PublishedModel) -> None:
+    """Require that Triton loads the newest version, as a plan is that of what is loaded.
+
+    Raises:
+        PlanError: it does not.
+    """
+    if model.version not in model.loaded:
+        name = model.directory.name
+        raise PlanError(
+            f"version {model.version} of {name} is published, but not loaded, and a plan is that of one that is: run "
+            f"`eagleeye model load {name} {model.version} --only`, and then `eagleeye engine ensure --model {name}`"
+        )
 
 
 def add_plan(repository: Path, name: str, options: EngineOptions, progress: Callable[[str], None]) -> str:
@@ -153,7 +169,15 @@ def describe(summary: ExportSummary) -> list[str]:
         f"score difference  {built.differences.score:.1e} at most, torch against ONNX Runtime",
         f"box difference    {built.differences.box_pixels:.1e} pixels at most",
         f"time              {summary.seconds:.1f} s",
+        *next_step(summary.model),
     ]
+
+
+def next_step(model: PublishedModel) -> list[str]:
+    """How a version that no Triton loads comes to be served; nothing for one that is loaded."""
+    if model.version in model.loaded:
+        return []
+    return [f"not loaded yet    eagleeye model load {model.directory.name} {model.version} --triton-url HOST:8001"]
 
 
 def verdict_lines(summary: ExportSummary) -> list[str]:

@@ -23,7 +23,7 @@ from eagleeye.files import write_atomically
 from export.errors import ExportError, PlanError, RepositoryError
 from export.lease import STALE_SECONDS, lease
 from export.plan_config import BACKEND, PLAN_PARAMETERS, has_accelerator, plan_file_name, serving_onnx, serving_plan
-from export.repository import PublishedModel, copy_newest, file_sha256, find_published, serve
+from export.repository import PublishedModel, copy_loaded, file_sha256, find_published, serve
 from export.tensorrt import BatchProfile, Machine, PlanSettings, build_plan, this_machine
 
 if TYPE_CHECKING:
@@ -114,6 +114,9 @@ def ensure(
         OptionError: options that cannot be, for this model.
     """
     published = _published(repository, name)
+    if len(published.loaded) > 1:
+        reason = f"versions {', '.join(map(str, published.loaded))} are loaded, and a plan is that of one"
+        return Ensured(serve(published, serving_onnx(published.config)), "onnx", reason)
     if has_accelerator(published.config):
         return Ensured(published, "onnx", "it was exported with --tensorrt-accelerator, which builds engines by itself")
     profile = options.plan.profile(published.config.max_batch_size)
@@ -136,7 +139,7 @@ def ensure(
 
 
 def bring(source: Path, repository: Path, name: str) -> None:
-    """Have a model's newest version in a repository of this machine's own, served as ONNX unless it is there already.
+    """Have a model's loaded versions in a repository of this machine's own, served as ONNX unless it is there already.
 
     Args:
         source: a repository that many kinds of machines share.
@@ -147,7 +150,7 @@ def bring(source: Path, repository: Path, name: str) -> None:
         RepositoryError: no such model, or the repository cannot be written.
     """
     published = _published(source, name)
-    copy_newest(published, serving_onnx(published.config), repository)
+    copy_loaded(published, serving_onnx(published.config), repository)
 
 
 def models(repository: Path) -> list[str]:
@@ -163,9 +166,12 @@ def models(repository: Path) -> list[str]:
 
 
 def _published(repository: Path, name: str) -> PublishedModel:
+    """The model, with the newest one that is loaded as its version."""
     published = find_published(repository, name)
-    if published is None or not published.model_file.is_file():
-        raise RepositoryError(f"{repository} has no model {name} with an ONNX file in its newest version")
+    if published is not None and published.loaded:
+        published = dataclasses.replace(published, version=published.loaded[-1])
+    if published is None or not published.loaded or not published.model_file.is_file():
+        raise RepositoryError(f"{repository} has no model {name} with an ONNX file in a version that is loaded")
     return published
 
 

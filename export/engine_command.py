@@ -44,7 +44,7 @@ def engine() -> None:
 @click.option(
     "--source",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Repository that all kinds of GPUs share: its newest versions are copied to --repository first.",
+    help="Repository that all kinds of GPUs share: its loaded versions are copied to --repository first.",
 )
 @click.option("--model", "names", multiple=True, help="Name of a model; may be repeated.  [default: all]")
 @click.option("--no-build", is_flag=True, help="Take plans that are there, and build none: for init containers.")

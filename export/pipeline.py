@@ -21,12 +21,14 @@ from export.repository import (
     PublishedModel,
     file_sha256,
     find_published,
+    loading,
     model_config,
     publish,
     replace_config,
     require_same_interface,
     validate_name,
 )
+from export.tuning import keeping_tuning
 from export.variants import STRIDES, VARIANTS, Variant
 
 if TYPE_CHECKING:
@@ -147,7 +149,9 @@ def export_model(options: ExportOptions, progress: Callable[[str], None] = _sile
 
 def _reconfigure(published: PublishedModel, description: ModelDescription, started: float) -> ExportSummary:
     """The graph is there; see to it that the config is the wanted one."""
-    config = keeping_plan(published.config, model_config(description, published.parameter("model_sha256")))
+    config = model_config(description, published.parameter("model_sha256"))
+    config = keeping_tuning(published.config, keeping_plan(published.config, config))
+    config = loading(config, published.loaded)
     if config == published.config:
         return ExportSummary("unchanged", published, None, None, time.monotonic() - started)
     model = replace_config(published, config)

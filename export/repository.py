@@ -6,7 +6,7 @@ Imports neither torch nor onnx, so that `eagleeye up` can tell within millisecon
 from __future__ import annotations
 
 import contextlib
-import fcntl
+import dataclasses
 import hashlib
 import json
 import os
@@ -18,16 +18,19 @@ from typing import TYPE_CHECKING, Any, Final
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 
+from eagleeye.files import exclusive
 from export.contract import INPUT, OPSET, OUTPUTS
 from export.errors import OptionError, RepositoryError
 from export.plan_config import accelerate, serving_onnx
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
 CONFIG_FILE: Final = "config.pbtxt"
 MODEL_FILE: Final = "model.onnx"
+FACTS_FILE: Final = "facts.json"
+"""Beside a version's graph: the parameters that the config had when it was exported. The config has one set only."""
 
 MEASURED: Final = ("map50_95", "map50_95_fp32", "evaluated_on")
 """Parameters that tell what a graph is worth. They are there where somebody measured it."""
@@ -77,7 +80,9 @@ class PublishedModel:
     directory: Path
     config: Any  # pb.ModelConfig
     version: int
-    """The newest; 0 where there is none."""
+    """The newest; 0 where there is none. `engine ensure` looks at the one that is loaded instead."""
+    versions: tuple[int, ...]
+    """All that have a folder, ascending."""
 
     def parameter(self, key: str) -> str:
         """A parameter of the config; empty where it has none of that name."""
@@ -87,6 +92,25 @@ class PublishedModel:
     def model_file(self) -> Path:
         """The newest version's graph."""
         return self.directory / str(self.version) / MODEL_FILE
+
+    @property
+    def loaded(self) -> tuple[int, ...]:
+        """The versions that a Triton which starts now loads: those of the config's version policy that are there."""
+        policy = self.config.version_policy
+        match policy.WhichOneof("policy_choice"):
+            case "specific":
+                return tuple(version for version in self.versions if version in policy.specific.versions)
+            case "all":
+                return self.versions
+        return self.versions[-max(1, policy.latest.num_versions) :]
+
+    def facts(self, version: int) -> dict[str, str]:
+        """What the export noted about a version; of an older one that has no such file, nothing is known."""
+        try:
+            facts: dict[str, str] = json.loads((self.directory / str(version) / FACTS_FILE).read_text("utf-8"))
+        except (OSError, ValueError):
+            return _facts(self.config) if version == self.versions[-1] else {}
+        return facts
 
     def holds(self, export_key: str) -> bool:
         """Whether the newest version is, byte for byte, what an export with this key published."""
@@ -132,7 +156,7 @@ def model_config(model: ModelDescription, model_sha256: str) -> Any:
     config.output.add(name=class_ids, data_type=pb.TYPE_INT32, dims=[model.candidates])
     config.dynamic_batching.max_queue_delay_microseconds = model.queue_delay_microseconds
     config.instance_group.add(count=model.instances)  # no kind: on the GPU where there is one, else on the CPU
-    config.version_policy.latest.num_versions = 1  # a new version replaces the old one, without a restart
+    config.version_policy.specific.versions.append(1)  # a later version is loaded when somebody says so
     for batch_size in warm_batch_sizes(model.max_batch_size):
         config.model_warmup.append(_warmup(model.size, batch_size))
     for key, value in _parameters(model, model_sha256).items():
@@ -178,6 +202,19 @@ def _parameters(model: ModelDescription, model_sha256: str) -> dict[str, str]:
     return parameters
 
 
+def _facts(config: Any) -> dict[str, str]:
+    """What a config says about the version that was exported with it, and not about the plan that may serve it."""
+    return {key: value.string_value for key, value in sorted(serving_onnx(config).parameters.items())}
+
+
+def loading(config: Any, versions: Iterable[int]) -> Any:
+    """The config with which Triton loads these versions; `config` is not changed."""
+    changed = pb.ModelConfig()
+    changed.CopyFrom(config)
+    changed.version_policy.specific.versions[:] = sorted(versions)
+    return changed
+
+
 def _interface(config: Any) -> dict[str, Any]:
     """What all versions of a model have in common: callers rely on it, and they name no version."""
 
@@ -209,8 +246,8 @@ def find_published(repository: Path, name: str) -> PublishedModel | None:
         raise RepositoryError(
             f"{directory} is in the way: it has no readable {CONFIG_FILE}. Remove it, or choose another name"
         ) from error
-    versions = [int(entry.name) for entry in directory.iterdir() if re.fullmatch(r"[1-9][0-9]*", entry.name)]
-    return PublishedModel(directory, config, max(versions, default=0))
+    versions = sorted(int(entry.name) for entry in directory.iterdir() if re.fullmatch(r"[1-9][0-9]*", entry.name))
+    return PublishedModel(directory, config, max(versions, default=0), tuple(versions))
 
 
 def require_same_interface(published: PublishedModel, config: Any) -> None:
@@ -231,9 +268,11 @@ def require_same_interface(published: PublishedModel, config: Any) -> None:
 def publish(repository: Path, config: Any, model: bytes) -> PublishedModel:
     """Add a model, or the next version of one. It appears complete or not at all, whenever the process dies.
 
+    The first version is loaded by every Triton that starts from now on. A later one is not, until somebody loads it.
+
     Args:
         repository: created if need be.
-        config: the `ModelConfig`; its name is the model's.
+        config: the `ModelConfig`; its name is the model's. Its version policy is not taken over.
         model: content of `model.onnx`.
 
     Raises:
@@ -244,24 +283,64 @@ def publish(repository: Path, config: Any, model: bytes) -> PublishedModel:
         if published is None:
             return _publish_first(repository, staging, config, model)
         require_same_interface(published, config)
-        if serving_onnx(published.config) != published.config:  # a plan's config would not load the new version
-            _replace_config(published.directory, staging, serving_onnx(published.config))
-        return _publish_next(published, staging, config, model)
+        loaded = published.loaded or [published.version + 1]  # Triton can't start on a model that loads nothing
+        return _publish_next(published, staging, loading(config, loaded), model)
 
 
 def replace_config(published: PublishedModel, config: Any) -> PublishedModel:
-    """Give a published model another config, in one step.
+    """Give a published model, and its newest version, another config in one step; the same versions stay loaded.
 
     Raises:
         RepositoryError: the repository cannot be written.
     """
+    config = loading(config, published.loaded)
     with _staging(published.directory.parent) as staging:
+        _write_facts(staging, config)
+        _rename(staging / FACTS_FILE, published.model_file.with_name(FACTS_FILE))
         _replace_config(published.directory, staging, config)
-    return PublishedModel(published.directory, config, published.version)
+    return dataclasses.replace(published, config=config)
+
+
+def swap_config(published: PublishedModel, expected: bytes, content: bytes) -> None:
+    """Replace a model's config file by other content, if it is still as `expected`.
+
+    Raises:
+        RepositoryError: it is not, or the repository cannot be written.
+    """
+    with _staging(published.directory.parent) as staging:
+        if (published.directory / CONFIG_FILE).read_bytes() != expected:
+            raise RepositoryError(f"{published.directory} was changed by somebody else just now")
+        _write(staging / CONFIG_FILE, content)
+        _rename(staging / CONFIG_FILE, published.directory / CONFIG_FILE)
+
+
+def as_text(config: Any) -> bytes:
+    """The content of the config file."""
+    text: str = text_format.MessageToString(config, as_utf8=True)
+    return text.encode()
+
+
+def remove_versions(published: PublishedModel, versions: Iterable[int]) -> None:
+    """Delete versions. Each is there as a whole or gone, whenever the process dies.
+
+    Args:
+        published: the model as it was read.
+        versions: some of its versions. None is loaded, nor the newest: its number would be given out anew.
+
+    Raises:
+        RepositoryError: one is, somebody else changed the model since it was read, or the repository cannot be written.
+    """
+    with _staging(published.directory.parent) as staging:
+        _require_unchanged(published, published.config)
+        if kept := {published.version, *published.loaded} & set(versions):
+            raise RepositoryError(f"version {min(kept)} of {published.directory} is loaded or the newest, and stays")
+        for version in versions:
+            _rename(published.directory / str(version), staging / str(version))
+        _sync(published.directory)
 
 
 def serve(published: PublishedModel, config: Any, plan: Path | None = None) -> PublishedModel:
-    """Let Triton serve the newest version of a model by another config, in one step; as it was where nothing changes.
+    """Let Triton serve a version of a model by another config, in one step; as it was where nothing changes.
 
     Args:
         published: the model as it was read.
@@ -283,18 +362,18 @@ def serve(published: PublishedModel, config: Any, plan: Path | None = None) -> P
             _copy(plan, staging / "plan")
             _rename(staging / "plan", version / config.default_model_filename)
         _replace_config(published.directory, staging, config)
-    return PublishedModel(published.directory, config, published.version)
+    return dataclasses.replace(published, config=config)
 
 
 def _require_unchanged(published: PublishedModel, wanted: Any) -> None:
     """Refuse to write over what somebody else wrote, unless it is what is wanted."""
     current = find_published(published.directory.parent, published.directory.name)
-    if current is None or current.version != published.version or current.config not in (published.config, wanted):
+    if current is None or current.versions != published.versions or current.config not in (published.config, wanted):
         raise RepositoryError(f"{published.directory} was changed by somebody else just now; run this again")
 
 
-def copy_newest(source: PublishedModel, config: Any, repository: Path) -> None:
-    """Have a model's newest version in another repository, under the same number; nothing where it is there already.
+def copy_loaded(source: PublishedModel, config: Any, repository: Path) -> None:
+    """Have a model's loaded versions in another repository, under the same numbers, unless they are there already.
 
     Args:
         source: the model.
@@ -302,49 +381,73 @@ def copy_newest(source: PublishedModel, config: Any, repository: Path) -> None:
         repository: created if need be.
 
     Raises:
-        RepositoryError: the repository cannot be written, or holds a newer version or another model of that name.
+        RepositoryError: the repository cannot be written, or holds another model or another version of these numbers.
     """
+    config = loading(config, source.loaded)
     with _staging(repository) as staging:
         there = find_published(repository, config.name)
-        if there is not None and there.version == source.version and there.same_graph(config):
+        if there is not None and there.loaded == source.loaded and there.same_graph(config):
             return
         (staging / "model").mkdir()
-        version = staging / "model" / str(source.version)
-        version.mkdir()
-        _copy(source.model_file, version / MODEL_FILE)
+        if there is not None:
+            require_same_interface(there, config)
+        for version in source.loaded:
+            if there is None or version not in there.versions:
+                _copy_version(source.directory / str(version), staging / "model" / str(version))
+            else:
+                _require_equal(source, there, version)
         if there is None:
-            _write(staging / "model" / CONFIG_FILE, _as_text(config))
+            _write(staging / "model" / CONFIG_FILE, as_text(config))
             _rename(staging / "model", repository / config.name)
             return
-        require_same_interface(there, config)
-        if there.version >= source.version:
-            raise RepositoryError(f"{there.directory} holds version {there.version} of another origin; empty it first")
-        _replace_config(there.directory, staging, serving_onnx(there.config))
-        _rename(version, there.directory / str(source.version))
+        for copied in sorted((staging / "model").iterdir()):
+            _rename(copied, there.directory / copied.name)
         _replace_config(there.directory, staging, config)
+
+
+def _copy_version(source: Path, target: Path) -> None:
+    target.mkdir()
+    for name in (MODEL_FILE, FACTS_FILE):
+        if name == MODEL_FILE or (source / name).is_file():
+            _copy(source / name, target / name)
+
+
+def _require_equal(source: PublishedModel, there: PublishedModel, version: int) -> None:
+    one, other = (model.directory / str(version) / MODEL_FILE for model in (source, there))
+    if not other.is_file() or file_sha256(one) != file_sha256(other):
+        raise RepositoryError(f"{there.directory} holds version {version} of another origin; empty it first")
 
 
 def _publish_first(repository: Path, staging: Path, config: Any, model: bytes) -> PublishedModel:
     staged = staging / "model"
     (staged / "1").mkdir(parents=True)
+    config = loading(config, [1])
     _write(staged / "1" / MODEL_FILE, model)
-    _write(staged / CONFIG_FILE, _as_text(config))
+    _write_facts(staged / "1", config)
+    _write(staged / CONFIG_FILE, as_text(config))
     _rename(staged, repository / config.name)
-    return PublishedModel(repository / config.name, config, 1)
+    return PublishedModel(repository / config.name, config, 1, (1,))
 
 
 def _publish_next(published: PublishedModel, staging: Path, config: Any, model: bytes) -> PublishedModel:
     staged, version = staging / "version", published.version + 1
     staged.mkdir()
     _write(staged / MODEL_FILE, model)
+    _write_facts(staged, config)
+    if published.config.version_policy.WhichOneof("policy_choice") != "specific":  # it would take up what is new
+        _replace_config(published.directory, staging, loading(published.config, published.loaded))
     _rename(staged, published.directory / str(version))
-    # Dying here leaves the new version under the old config: it serves, and the next export publishes once more.
+    # Dying here leaves the new version under the old config: nobody loads it, and the next export publishes once more.
     _replace_config(published.directory, staging, config)
-    return PublishedModel(published.directory, config, version)
+    return PublishedModel(published.directory, config, version, (*published.versions, version))
+
+
+def _write_facts(directory: Path, config: Any) -> None:
+    _write(directory / FACTS_FILE, f"{json.dumps(_facts(config), indent=1, ensure_ascii=False)}\n".encode())
 
 
 def _replace_config(directory: Path, staging: Path, config: Any) -> None:
-    _write(staging / CONFIG_FILE, _as_text(config))
+    _write(staging / CONFIG_FILE, as_text(config))
     _rename(staging / CONFIG_FILE, directory / CONFIG_FILE)
 
 
@@ -357,7 +460,7 @@ def _staging(repository: Path) -> Iterator[Path]:
     """
     try:
         repository.mkdir(parents=True, exist_ok=True)
-        with _exclusive(repository):
+        with exclusive(repository):
             beside, inside = _staging_places(repository.resolve())
             for abandoned in (beside, inside):  # by a process that died: whoever lives would hold the lock
                 if abandoned.exists():
@@ -379,22 +482,6 @@ def _staging_places(repository: Path) -> tuple[Path, Path]:
 def _can_stage(place: Path, repository: Path) -> bool:
     """Whether a directory there could be made, and moved into the repository by a rename."""
     return os.access(place.parent, os.W_OK) and place.parent.stat().st_dev == repository.stat().st_dev
-
-
-@contextlib.contextmanager
-def _exclusive(directory: Path) -> Iterator[None]:
-    """Wait for, then hold, the lock of a directory. The kernel lets go of it however the process ends."""
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _as_text(config: Any) -> bytes:
-    text: str = text_format.MessageToString(config, as_utf8=True)
-    return text.encode()
 
 
 def _write(path: Path, content: bytes) -> None:

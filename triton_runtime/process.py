@@ -111,7 +111,7 @@ class Child:
                 stdout=output,
                 stderr=output,
                 start_new_session=True,
-                preexec_fn=_die_with_parent,
+                preexec_fn=die_with_parent,
             )
             self.pid = process.pid
             try:
@@ -167,7 +167,7 @@ async def running(children: Sequence[Child]) -> AsyncIterator[None]:
         await asyncio.gather(*(child.stop() for child in children))
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     """Ask the kernel to stop this process when its parent is gone, even if that one was killed."""
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 

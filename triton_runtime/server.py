@@ -45,7 +45,7 @@ class Ports(NamedTuple):
 
 
 class TritonServer(Child):
-    """A `tritonserver` that serves one model repository, and takes up what changes there.
+    """A `tritonserver` that serves one model repository: what its configs name, until `eagleeye model` says otherwise.
 
     Args:
         installation: what to start.
@@ -83,9 +83,10 @@ class TritonServer(Child):
                 f"--grpc-port={ports.grpc}",
                 f"--metrics-address={host}",
                 f"--metrics-port={ports.metrics}",
-                # a new version that `eagleeye export` publishes is served without a restart
-                "--model-control-mode=poll",
-                "--repository-poll-secs=2",
+                # what is loaded changes when somebody says so, who then sees whether it went well
+                "--model-control-mode=explicit",
+                "--load-model=*",
+                "--strict-readiness=false",  # else a load that fails later would make it unready for good
                 f"--backend-config=python,shm-region-prefix-name={shared_memory_prefix}",
                 "--exit-on-error=false",  # one broken model must not keep the others from being served
                 f"--exit-timeout-secs={_STOP_SECONDS}",

@@ -19,14 +19,14 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from PIL import Image
 
-from triton_runtime.stub.candidates import CANDIDATES, LABELS, candidates, fingerprint
+from triton_runtime.stub.candidates import BROKEN_FILE, CANDIDATES, LABELS, candidates, fingerprint
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
 
-__all__ = ["MODEL", "SIZE", "Standin", "candidates", "encode_png", "fingerprint", "numbered_picture"]
+__all__ = ["BROKEN_FILE", "MODEL", "SIZE", "Standin", "candidates", "encode_png", "fingerprint", "numbered_picture"]
 
 MODEL: Final = "gpu_standin"
 """Its name, and its backend's."""
@@ -41,6 +41,7 @@ name: "{model}"
 backend: "{model}"
 max_batch_size: 16
 input [ {{ name: "images", data_type: TYPE_UINT8, dims: [ {size}, {size}, 3 ] }} ]
+version_policy {{ specific {{ versions: [ 1 ] }} }}
 output [
   {{ name: "boxes", data_type: TYPE_FP32, dims: [ {candidates}, 4 ] }},
   {{ name: "scores", data_type: TYPE_FP32, dims: [ {candidates} ] }},
@@ -73,10 +74,14 @@ class Standin:
     per_image_ms: float = 1.0
     size: int = SIZE
 
-    def write(self, repository: Path) -> None:
-        """Put the model into a repository; the one that is there is replaced."""
+    def write(self, repository: Path, versions: int = 1) -> None:
+        """Put the model into a repository; the one that is there is replaced.
+
+        It has versions from 1 on, whose answers differ, and the first one is loaded.
+        """
         folder = repository / MODEL
-        (folder / "1").mkdir(parents=True, exist_ok=True)  # a version is a folder, and this one needs no file
+        for version in range(1, versions + 1):  # a version is a folder, and these need no file
+            (folder / str(version)).mkdir(parents=True, exist_ok=True)
         config = _CONFIG.format(
             model=MODEL,
             size=self.size,
@@ -85,7 +90,7 @@ class Standin:
             per_image_ms=self.per_image_ms,
             labels=json.dumps(LABELS),
         )
-        staged = folder / "config.pbtxt.new"  # a Triton that runs takes up the new one, and never half of it
+        staged = folder / "config.pbtxt.new"  # whoever reads it now reads the old one or the new one
         staged.write_text(config)
         staged.replace(folder / "config.pbtxt")
 

@@ -253,7 +253,16 @@ def _export_shipped_model(repository: Path) -> None:
         return
     checkpoint, labels = _CHECKPOINTS / "damoyolo_tinynasL18_Ns_deeppcb.pth", _CHECKPOINTS / "deeppcb.labels.txt"
     source = ("--variant", "Ns", "--checkpoint", checkpoint, "--labels", labels)
+    before = _newest_version(repository / _SHIPPED_MODEL)
     _run_tool("eagleeye", "export", *source, "--name", _SHIPPED_MODEL, "--repository", repository)
+    if 0 < before < _newest_version(repository / _SHIPPED_MODEL):  # the one before is damaged, or of another release
+        flags = ("--only", "--force", "--repository", repository)
+        _run_tool("eagleeye", "model", "load", _SHIPPED_MODEL, *flags)
+
+
+def _newest_version(model: Path) -> int:
+    """The highest number among a model's versions; 0 where there is none."""
+    return max((int(version.name) for version in model.glob("[1-9]*") if version.name.isdecimal()), default=0)
 
 
 def _draw_sample(directory: Path) -> Path:

@@ -12,6 +12,7 @@ import click
 from loadtest.chaos import failures, limits
 from loadtest.chaos.picture import draw
 from loadtest.chaos.report import save, show
+from loadtest.chaos.rollout import rollout as roll_out
 from triton_runtime.environment import UnsupportedMachine
 
 if TYPE_CHECKING:
@@ -111,6 +112,14 @@ def roll_gateways(**values: Any) -> None:
 def dns(**values: Any) -> None:
     """Scale from one Triton to four and back, by DNS."""
     _run(failures.dns(**values))
+
+
+@main.command()
+@seconds_option(24, "Length of all pauses between the steps")
+@share_option()
+def rollout(**values: Any) -> None:
+    """Load, promote, roll back and unload another version."""
+    _run(roll_out(**values))
 
 
 @main.command()

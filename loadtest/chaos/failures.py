@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 import aiohttp
 
-from loadtest.chaos.arrivals import poisson
-from loadtest.chaos.load import Verdict, beside
+from loadtest.arrivals import poisson
+from loadtest.chaos.load import beside
 from loadtest.chaos.nameserver import NameServer
 from loadtest.chaos.processes import HAProxy
 from loadtest.chaos.report import Report
 from loadtest.chaos.stage import PATIENT, every, staged
+from loadtest.verdict import Verdict
 from triton_runtime.standin import Standin
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from loadtest.chaos.load import Verdict
+from loadtest.verdict import Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -10,7 +10,7 @@ from dataclasses import replace
 from statistics import fmean
 from typing import TYPE_CHECKING, Final
 
-from loadtest.chaos.arrivals import poisson
+from loadtest.arrivals import poisson
 from loadtest.chaos.figures import (
     answered_per_second,
     due_between,
@@ -20,9 +20,10 @@ from loadtest.chaos.figures import (
     throughput,
     timeline,
 )
-from loadtest.chaos.load import Flow, Verdict
+from loadtest.chaos.load import Flow
 from loadtest.chaos.report import Report
 from loadtest.chaos.stage import PATIENT, staged
+from loadtest.verdict import Verdict
 from triton_runtime.standin import Standin
 
 if TYPE_CHECKING:

@@ -7,7 +7,6 @@ from then on: a server that stalls can't hide it by slowing the generator down (
 from __future__ import annotations
 
 import asyncio
-import enum
 import gc
 import itertools
 import random
@@ -20,33 +19,20 @@ from typing import TYPE_CHECKING, Any, Final, Self
 import aiohttp
 import orjson
 
+from loadtest.verdict import Verdict
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
     from types import TracebackType
 
-    from loadtest.chaos.arrivals import Schedule
-    from loadtest.chaos.images import Image
+    from loadtest.arrivals import Schedule
+    from loadtest.images import Image
 
 _HTTP_OK: Final = 200
 _HTTP_TRY_AGAIN: Final = (429, 503)
 _LEAD_SECONDS: Final = 0.2  # from the start of a load to its first arrival: the schedule has to be laid out
 _RECONNECT_SECONDS: Final = 0.1  # before a caller tries again whose connection broke
 _HANG_SECONDS: Final = 5.0  # this long after its deadline an attempt without an answer is given up
-
-
-class Verdict(enum.StrEnum):
-    """What became of a request."""
-
-    OK = "ok"
-    """The right answer, in time."""
-    LATE = "late"
-    """The right answer, after the deadline."""
-    REFUSED = "refused"
-    """Told to come back later (503 or 429), by the last attempt that its caller had patience for."""
-    FAILED = "failed"
-    """Another error, a broken connection, or no answer at all."""
-    WRONG = "wrong"
-    """An answer that belongs to another image."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +58,7 @@ class Flow:
             connection breaks, as `eagleeye.Client` does; 0 for one attempt.
         headers: of each request.
         parameters: of each request's query string.
+        images: how many each request has; several go as a form.
     """
 
     name: str = "callers"
@@ -80,6 +67,7 @@ class Flow:
     patience_seconds: float = 0.0
     headers: Mapping[str, str] = field(default_factory=dict)
     parameters: Mapping[str, str] = field(default_factory=dict)
+    images: int = 1
 
     def query(self) -> dict[str, str]:
         """The query string of an attempt."""
@@ -98,6 +86,7 @@ class Outcome:
         verdict: what became of it.
         attempts: how often it was sent.
         reasons: why each attempt before the last did not do, and the last one's if it did not either.
+        version: of the model that answered; 0 if none did.
     """
 
     flow: str
@@ -107,6 +96,7 @@ class Outcome:
     verdict: Verdict
     attempts: int
     reasons: tuple[str, ...]
+    version: int = 0
 
     @property
     def latency_seconds(self) -> float:
@@ -121,6 +111,7 @@ class _Answer:
     verdict: Verdict
     reason: str = ""
     wait_seconds: float | None = None
+    version: int = 0
 
 
 class Load:
@@ -141,14 +132,19 @@ class Load:
     ) -> None:
         await self._session.close()
 
-    async def send(self, *flows: Flow) -> list[Outcome]:
-        """Open load: every request of every flow when it is due; back when the last one has its outcome."""
+    async def send(self, *flows: Flow, until: asyncio.Event | None = None) -> list[Outcome]:
+        """Open load: every request of every flow when it is due; back when the last one has its outcome.
+
+        Once `until` is set, no more are sent.
+        """
         begin = self._clock.now() + _LEAD_SECONDS
         outcomes: list[Outcome] = []
         with _without_collection_pauses():
             async with asyncio.TaskGroup() as requests:
                 for due_at, flow in _in_order(flows, begin):
                     await _sleep_until(self._clock, due_at)
+                    if until is not None and until.is_set():
+                        break
                     requests.create_task(self._until_outcome(flow, due_at, outcomes.append))
         return outcomes
 
@@ -167,11 +163,12 @@ class Load:
 
     async def _until_outcome(self, flow: Flow, due_at: float, tell: Callable[[Outcome], None]) -> None:
         """One request with all its attempts."""
-        image, sent_at, reasons = next(self._next_image), self._clock.now(), []
+        images = list(itertools.islice(self._next_image, flow.images))
+        sent_at, reasons = self._clock.now(), []
         give_up_at = due_at + flow.patience_seconds
         attempts = 0
         while True:
-            answer = await self._attempt(flow, image)
+            answer = await self._attempt(flow, images)
             attempts += 1
             if answer.reason:
                 reasons.append(answer.reason)
@@ -181,30 +178,55 @@ class Load:
         answered_at, verdict = self._clock.now(), answer.verdict
         if verdict is Verdict.OK and answered_at - due_at > max(flow.deadline_seconds, flow.patience_seconds):
             verdict = Verdict.LATE
-        tell(Outcome(flow.name, due_at, sent_at, answered_at, verdict, attempts, tuple(reasons)))
+        tell(Outcome(flow.name, due_at, sent_at, answered_at, verdict, attempts, tuple(reasons), answer.version))
 
-    async def _attempt(self, flow: Flow, image: Image) -> _Answer:
+    async def _attempt(self, flow: Flow, images: Sequence[Image]) -> _Answer:
         limit = aiohttp.ClientTimeout(total=flow.deadline_seconds + _HANG_SECONDS)
         try:
             async with self._session.post(
-                self._url, data=image.data, params=flow.query(), headers=flow.headers, timeout=limit
+                self._url, data=_body(images), params=flow.query(), headers=flow.headers, timeout=limit
             ) as response:
                 body = await response.read()
         except TimeoutError:
             return _Answer(Verdict.FAILED, "no answer")
         except (aiohttp.ClientError, OSError) as error:
             return _Answer(Verdict.FAILED, type(error).__name__, _RECONNECT_SECONDS)
-        return _judge(response, body, image)
+        return _judge(response, body, images)
 
 
-def _judge(response: aiohttp.ClientResponse, body: bytes, image: Image) -> _Answer:
+def _body(images: Sequence[Image]) -> bytes | aiohttp.FormData:
+    if len(images) == 1:
+        return images[0].data
+    form = aiohttp.FormData()
+    for n, image in enumerate(images):
+        form.add_field(str(n), image.data, filename=f"{image.number}.png", content_type="image/png")
+    return form
+
+
+def _judge(response: aiohttp.ClientResponse, body: bytes, images: Sequence[Image]) -> _Answer:
     if response.status == _HTTP_OK:
-        is_right = orjson.loads(body)["detections"] == image.expected
-        return _Answer(Verdict.OK) if is_right else _Answer(Verdict.WRONG, "wrong answer")
+        answer = orjson.loads(body)
+        return _judge_results(answer["results"] if len(images) > 1 else [answer], images)
     reason = _code(body) or str(response.status)
     if response.status in _HTTP_TRY_AGAIN:
         return _Answer(Verdict.REFUSED, reason, float(response.headers.get("Retry-After", 1)))
     return _Answer(Verdict.FAILED, reason)
+
+
+def _judge_results(results: Sequence[Mapping[str, Any]], images: Sequence[Image]) -> _Answer:
+    """Each image must have its own detections, by the one version that all of them name."""
+    for result in results:
+        if (error := result.get("error")) is not None:
+            if error["status"] in _HTTP_TRY_AGAIN:
+                return _Answer(Verdict.REFUSED, error["code"], _RECONNECT_SECONDS)
+            return _Answer(Verdict.FAILED, error["code"])
+    versions = {int(result["model"]["version"]) for result in results}
+    if len(versions) > 1:
+        return _Answer(Verdict.WRONG, "several versions in one answer")
+    (version,) = versions
+    if [result["detections"] for result in results] == [image.expected_of(version) for image in images]:
+        return _Answer(Verdict.OK, version=version)
+    return _Answer(Verdict.WRONG, "wrong answer")
 
 
 def _code(body: bytes) -> str:

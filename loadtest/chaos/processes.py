@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
+import random
 import shutil
 import socket
 import sys
@@ -25,6 +27,9 @@ _POLL_SECONDS: Final = 0.05
 _PROBE_TIMEOUT: Final = aiohttp.ClientTimeout(total=2)
 _GRACE_SECONDS: Final = 15.0
 _SYSTEM_FOLDERS: Final = "/usr/local/sbin:/usr/sbin:/sbin"  # not in everybody's PATH on Debian
+_PORTS: Final = range(10_000, 32_768)  # Linux takes from 32768 on when it is asked for any port
+_begin: Final = random.randrange(len(_PORTS))  # noqa: S311 (no secret; two runs at a time shall not ask for the same)
+_candidates: Final = itertools.cycle([*_PORTS[_begin:], *_PORTS[:_begin]])
 
 _HAPROXY: Final = """\
 global
@@ -53,18 +58,24 @@ backend gateways
 
 
 def free_ports(count: int, *hosts: str) -> list[int]:
-    """TCP ports that nobody uses now, on all of these addresses; found together, so that they differ."""
-    found: dict[int, list[socket.socket]] = {}
+    """TCP ports in a row that nobody uses now, on this machine's own address and on all of these.
+
+    Linux gives none of them to a connection or to a server that takes any port, so they are still free when their
+    server starts, and when it starts again. Each call goes on after the ports of the one before.
+    """
+    while True:
+        ports = list(itertools.islice(_candidates, count))
+        is_row = ports == list(range(ports[0], ports[0] + count))
+        if is_row and all(_is_free(host, port) for host in {HOST, *hosts} for port in ports):
+            return ports
+
+
+def _is_free(host: str, port: int) -> bool:
     try:
-        while len(found) < count:
-            sockets = [socket.create_server((HOST, 0))]
-            port = sockets[0].getsockname()[1]
-            found[port] = sockets
-            sockets.extend(socket.create_server((host, port)) for host in hosts if host != HOST)
-    finally:
-        for each in (each for sockets in found.values() for each in sockets):
-            each.close()
-    return list(found)
+        socket.create_server((host, port)).close()
+    except OSError:
+        return False
+    return True
 
 
 class Gateway(Child):
@@ -86,7 +97,9 @@ class Gateway(Child):
             "grace_seconds": _GRACE_SECONDS,
             **options,
         }
-        flags = [f"--{option.replace('_', '-')}={value}" for option, value in told.items()]
+        flags = [
+            f"--{option.replace('_', '-')}" + ("" if value is True else f"={value}") for option, value in told.items()
+        ]
         super().__init__(
             name=name,
             command=[sys.executable, "-m", "eagleeye", "gateway", *flags],

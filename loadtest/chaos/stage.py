@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from loadtest.chaos.figures import summarize, throughput, timeline
-from loadtest.chaos.images import make_images
 from loadtest.chaos.load import Clock, Flow, Load
 from loadtest.chaos.processes import HOST, Gateway, free_ports
 from loadtest.chaos.report import Mark, Report
 from loadtest.chaos.sampling import Sampler
+from loadtest.images import make_images
 from triton_runtime.environment import TritonEnvironment
 from triton_runtime.process import running
 from triton_runtime.server import Ports, TritonServer
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 LOGS: Final = Path(".eagleeye/chaos")
 """Where the logs of the last run are."""
+MODELS: Final = "models"
+"""The model repository, in the stage's folder."""
 _TRITON_ENVIRONMENT: Final = Path(".venv-triton")
 _START_SECONDS: Final = 120.0
 _IMAGES: Final = 256
@@ -136,6 +138,8 @@ async def staged(
     hosts: Sequence[str] = (),
     running_tritons: int | None = None,
     gateways: int = 1,
+    versions: int = 1,
+    repository: Callable[[Path, int], Path] = lambda models, _: models,
     told: Callable[[Path, Sequence[TritonServer]], Mapping[str, object]] | None = None,
     front: Callable[[Path, Sequence[Gateway]], HAProxy] | None = None,
 ) -> AsyncIterator[Stage]:
@@ -147,13 +151,16 @@ async def staged(
         hosts: an address for each, which then all have the same ports; without, each has ports of its own.
         running_tritons: how many of the Tritons are started; all by default.
         gateways: how many there are.
+        versions: how many the model has, of which the first is loaded.
+        repository: the model repository of a Triton, from the one with the model and the Triton's number.
         told: the gateways' options, from a folder for files and the Tritons; `triton_url` is a list of all by default.
         front: makes the balancer that callers reach; without, they reach the first gateway.
     """
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="eagleeye-chaos-")))
         stack.callback(_keep_logs, folder)
-        fleet = _tritons(standin, folder, tritons, hosts)
+        standin.write(folder / MODELS, versions)
+        fleet = _tritons(folder, [repository(folder / MODELS, n) for n in range(tritons)], hosts)
         started = fleet[:running_tritons]
         await stack.enter_async_context(_stopped_at_the_end(fleet))
         await stack.enter_async_context(running(started))
@@ -185,8 +192,8 @@ def _keep_logs(folder: Path) -> None:
         shutil.copyfile(log, LOGS / log.name)
 
 
-def _tritons(standin: Standin, folder: Path, count: int, hosts: Sequence[str]) -> list[TritonServer]:
-    standin.write(folder / "models")
+def _tritons(folder: Path, repositories: Sequence[Path], hosts: Sequence[str]) -> list[TritonServer]:
+    count = len(repositories)
     installation = TritonEnvironment(_TRITON_ENVIRONMENT.absolute()).install(folder)
     if hosts:
         ports = [Ports(*free_ports(3, *hosts))] * count
@@ -196,7 +203,7 @@ def _tritons(standin: Standin, folder: Path, count: int, hosts: Sequence[str]) -
     return [
         TritonServer(
             installation,
-            folder / "models",
+            repositories[n],
             ports[n],
             name=f"Triton {n}",
             restarts_itself=False,

@@ -21,7 +21,7 @@ from eagleeye.cli import main
 from export.engine import EngineOptions, bring, ensure, models
 from export.errors import RepositoryError
 from export.plan_config import PLAN_PARAMETERS, keeping_plan, plan_file_name
-from export.repository import find_published, publish
+from export.repository import find_published, loading, publish, serve
 from export.tensorrt import Machine, PlanSettings
 from tests.export.fake_tensorrt import FakeCuda, FakeTensorRT
 from tests.export.test_repository import config_for
@@ -50,6 +50,12 @@ def repository(tmp_path):
 @pytest.fixture
 def options(tmp_path):
     return EngineOptions(tmp_path / "engines", stale_seconds=1.0)
+
+
+def load(repository, *versions):
+    """Let the config name the versions to load, as `eagleeye model load` does."""
+    published = find_published(repository, "detector")
+    serve(published, loading(published.config, versions))
 
 
 def serves(repository, name="detector"):
@@ -166,6 +172,7 @@ def test_new_version_serves_onnx_until_its_plan_is_there(trt, repository, option
     ensure(repository, "detector", options, machine=L4)
     other = tiny_graph(batch="images")
     publish(repository, config_for(other), other)
+    load(repository, 2)
 
     assert serves(repository) == ("onnxruntime", other)
     assert ensure(repository, "detector", options, machine=L4).outcome == "built"
@@ -370,12 +377,39 @@ def test_new_version_is_brought(trt, repository, options, tmp_path):
     ensure(tmp_path / "own", "detector", options, machine=L4)
     other = tiny_graph(batch="images")
     publish(repository, config_for(other), other)
+    load(repository, 2)
 
     bring(repository, tmp_path / "own", "detector")
 
-    assert find_published(tmp_path / "own", "detector").version == 2
+    assert find_published(tmp_path / "own", "detector").loaded == (2,)
     assert serves(tmp_path / "own") == ("onnxruntime", other)
     assert trt.builds == 1
+
+
+@pytest.mark.usefixtures("trt")
+def test_a_version_that_is_not_loaded_is_not_brought(repository, options, tmp_path):
+    """What counts is what the version policy names: an export alone changes nothing for the machines."""
+    publish(repository, config_for(b"newer"), b"newer")
+
+    bring(repository, tmp_path / "own", "detector")
+    found = ensure(tmp_path / "own", "detector", options, machine=L4)
+
+    assert (found.outcome, found.model.version) == ("built", 1)
+    assert find_published(tmp_path / "own", "detector").versions == (1,)
+
+
+def test_two_loaded_versions_are_brought_and_serve_onnx(trt, repository, options, tmp_path):
+    """Beside a canary there is no plan, which is that of one version; the reason is told."""
+    other = tiny_graph(batch="images")
+    publish(repository, config_for(other), other)
+    load(repository, 1, 2)
+
+    bring(repository, tmp_path / "own", "detector")
+    found = ensure(tmp_path / "own", "detector", options, machine=L4)
+
+    assert (found.outcome, found.reason) == ("onnx", "versions 1, 2 are loaded, and a plan is that of one")
+    assert find_published(tmp_path / "own", "detector").loaded == (1, 2)
+    assert trt.builds == 0
 
 
 def test_other_origin_is_not_overwritten(repository, tmp_path):

@@ -18,7 +18,8 @@ from export.errors import CheckpointError, GraphError, OptionError, RepositoryEr
 from export.onnx import export_onnx
 from export.pipeline import export_model
 from export.precision_options import GateOptions
-from export.repository import file_sha256, find_published
+from export.repository import as_text, file_sha256, find_published, swap_config
+from export.tuning import Tuning, read_tuning, with_reason, with_tuning
 from export.variants import VARIANTS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -124,6 +125,20 @@ def test_new_serving_options_keep_the_graph(copied):
     assert (summary.outcome, summary.model.version, found.version) == ("reconfigured", 1, 1)
     assert (found.config.instance_group[0].count, found.config.max_batch_size) == (5, 4)
     assert found.parameter("score_threshold") == "0.25"
+
+
+@pytest.mark.usefixtures("no_build")
+def test_a_tuned_model_stays_tuned(copied):
+    """What `eagleeye tune` wrote is kept by the same export, and gives way to another wish."""
+    published = find_published(copied.repository, "deeppcb")
+    found = Tuning(instances=1, queue_delay_microseconds=700, threads=2)
+    tuned = with_reason(with_tuning(published.config, found), read_tuning(published.config), {})
+    swap_config(published, as_text(published.config), as_text(tuned))
+
+    assert export_model(copied).outcome == "unchanged"
+    assert read_tuning(find_published(copied.repository, "deeppcb").config) == found
+    export_model(dataclasses.replace(copied, instances=3))
+    assert read_tuning(find_published(copied.repository, "deeppcb").config) == Tuning(instances=3)
 
 
 def test_damaged_graph_is_replaced(copied):

@@ -16,9 +16,13 @@ from export.errors import OptionError, RepositoryError
 from export.repository import (
     ModelDescription,
     find_published,
+    loading,
     model_config,
     publish,
+    remove_versions,
     replace_config,
+    serve,
+    swap_config,
     validate_name,
 )
 
@@ -68,6 +72,7 @@ def test_first_version(tmp_path, repository):
         "repository",
         "repository/detector",
         "repository/detector/1",
+        "repository/detector/1/facts.json",
         "repository/detector/1/model.onnx",
         "repository/detector/config.pbtxt",
     ]
@@ -83,6 +88,76 @@ def test_versions_only_grow(repository):
     assert published.version == 42
     assert find_published(repository, "detector").parameter("model_sha256") == hashlib.sha256(b"second").hexdigest()
     assert (repository / "detector" / "41" / "model.onnx").read_bytes() == b"first"
+
+
+def test_an_export_does_not_change_what_is_loaded(repository):
+    """The first version is loaded by whoever starts; a later one waits until it is asked for."""
+    assert publish(repository, config_for(b"first"), b"first").loaded == (1,)
+    assert publish(repository, config_for(b"second"), b"second").loaded == (1,)
+
+    published = find_published(repository, "detector")
+    replace_config(published, model_config(description(instances=7), "digest"))
+
+    assert (published.version, published.versions) == (2, (1, 2))
+    assert find_published(repository, "detector").loaded == (1,)
+
+
+def test_a_policy_of_the_latest_becomes_one_of_numbers(repository):
+    """A repository of an older release: what it loads now stays loaded, also while the next version comes."""
+    published = publish(repository, config_for(b"first"), b"first")
+    published.config.version_policy.latest.num_versions = 1
+    config_file = published.directory / "config.pbtxt"
+    config_file.write_text(text_format.MessageToString(published.config))
+
+    assert find_published(repository, "detector").loaded == (1,)
+    assert publish(repository, config_for(b"second"), b"second").loaded == (1,)
+
+
+def test_each_version_keeps_its_facts(repository):
+    """The config tells of the newest only; of a version from before such files, nothing is known."""
+    for content, precision in ((b"first", "fp32"), (b"second", "fp16"), (b"third", "int8")):
+        publish(repository, config_for(content, precision=precision), content)
+    (repository / "detector" / "2" / "facts.json").unlink()
+    (repository / "detector" / "3" / "facts.json").unlink()
+    published = find_published(repository, "detector")
+    replace_config(published, config_for(b"third", precision="int8", map50_95=0.57))
+
+    published = find_published(repository, "detector")
+    assert published.facts(1)["model_sha256"] == hashlib.sha256(b"first").hexdigest()
+    assert [published.facts(version).get("precision") for version in (1, 2, 3)] == ["fp32", None, "int8"]
+    assert published.facts(3)["map50_95"] == "0.57"
+
+
+def test_numbers_are_never_used_again(repository):
+    """What is deleted is gone in one step, and the newest stays, so that the next number is a new one."""
+    for _ in range(3):
+        publish(repository, config_for(b"graph"), b"graph")
+    published = find_published(repository, "detector")
+    for kept in (1, 3):
+        with pytest.raises(RepositoryError, match=f"version {kept} of .* is loaded or the newest, and stays"):
+            remove_versions(published, [2, kept])
+    assert find_published(repository, "detector").versions == (1, 2, 3)
+
+    remove_versions(published, [2])
+
+    assert find_published(repository, "detector").versions == (1, 3)
+    assert publish(repository, config_for(b"graph"), b"graph").version == 4
+    assert [path.name for path in repository.parent.iterdir()] == ["repository"]
+
+
+def test_nobody_else_is_written_over(repository):
+    """Versions are deleted, and configs replaced, only as long as the model is as it was read."""
+    publish(repository, config_for(b"graph"), b"graph")
+    publish(repository, config_for(b"graph"), b"graph")
+    read = find_published(repository, "detector")
+    before = (read.directory / "config.pbtxt").read_bytes()
+    serve(read, loading(read.config, [2]))
+
+    with pytest.raises(RepositoryError, match="was changed by somebody else just now"):
+        remove_versions(read, [1])
+    with pytest.raises(RepositoryError, match="was changed by somebody else just now"):
+        swap_config(read, before, b"")
+    assert find_published(repository, "detector").loaded == (2,)
 
 
 def test_others_may_read(repository):

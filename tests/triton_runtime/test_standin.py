@@ -2,9 +2,7 @@
 
 import asyncio
 import os
-import random
 import signal
-import socket
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +18,7 @@ from gateway.image import ImageLimits, decode
 from gateway.postprocess import Thresholds, postprocess
 from gateway.resize import ResizeMode, resize
 from tests.conftest import REPOSITORY
+from tests.platform.conftest import free_ports
 from triton_runtime.environment import TritonEnvironment
 from triton_runtime.process import running
 from triton_runtime.server import Ports, TritonServer
@@ -29,22 +28,6 @@ from triton_runtime.stub.candidates import CANDIDATES, LABELS
 BASE_MS, PER_IMAGE_MS = 200, 2  # long enough for dozens of requests to arrive while one runs
 
 numbers = st.integers(0, 2**32 - 1)
-
-
-def ports_in_a_row(count):
-    """Some ports in a row that nobody uses now."""
-    while True:
-        first = random.randrange(20_000, 30_000)
-        sockets = [socket.socket() for _ in range(count)]
-        try:
-            for offset, each in enumerate(sockets):
-                each.bind(("127.0.0.1", first + offset))
-        except OSError:
-            continue
-        finally:
-            for each in sockets:
-                each.close()
-        return range(first, first + count)
 
 
 # ----------------------------------------------------------------------------------------------------------- answers
@@ -90,6 +73,17 @@ def test_two_numbers_never_share_a_fingerprint(one, other, size):
         assert (one == other) == np.array_equal(array[0], array[1])
 
 
+@given(numbers, st.integers(1, 2**31), st.integers(1, 2**31), st.integers(2, 700))
+def test_two_versions_never_agree(number, one, other, size):
+    """Nor do boxes, scores or class ids of two of them: an answer tells which version gave it."""
+    picture = numbered_picture(number, size)
+    assert (one == other) == (fingerprint(picture, one) == fingerprint(picture, other))
+    for array, another in zip(
+        candidates(picture[np.newaxis], one), candidates(picture[np.newaxis], other), strict=True
+    ):
+        assert (one == other) == np.array_equal(array, another)
+
+
 def test_a_picture_survives_its_png():
     """The gateway sees the pixels that were drawn."""
     picture = numbered_picture(0xC0FFEE)
@@ -114,7 +108,7 @@ async def triton(tmp_path_factory):
     folder = tmp_path_factory.mktemp("standin")
     installation = TritonEnvironment(REPOSITORY / ".venv-triton").install(folder)
     Standin(base_ms=BASE_MS, per_image_ms=PER_IMAGE_MS).write(folder / "models")
-    triton = TritonServer(installation, folder / "models", Ports(*ports_in_a_row(3)), restarts_itself=False)
+    triton = TritonServer(installation, folder / "models", Ports(*free_ports(3)), restarts_itself=False)
     async with running([triton]):
         await triton.until_serving(60)
         yield triton
@@ -208,7 +202,7 @@ async def test_one_that_serves_nothing_says_so(tmp_path):
     absent = TritonServer(
         TritonEnvironment(REPOSITORY / ".venv-triton").install(tmp_path),
         tmp_path,
-        Ports(*ports_in_a_row(3)),
+        Ports(*free_ports(3)),
         name="Triton 2",
     )
     absent.log.write_text("last words\n")
@@ -221,7 +215,7 @@ async def test_several_share_ports_on_addresses_of_their_own(tmp_path):
     """As pods do behind one name; the death of one takes nothing from the other."""
     installation = TritonEnvironment(REPOSITORY / ".venv-triton").install(tmp_path)
     Standin().write(tmp_path / "models")
-    ports = Ports(*ports_in_a_row(3))
+    ports = Ports(*free_ports(3))
     one, other = (
         TritonServer(
             installation,

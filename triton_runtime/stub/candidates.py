@@ -6,6 +6,7 @@ A box's width and the last digits of its score tell the digit once more, so boxe
 can't be mixed up unnoticed. All other candidates repeat the eight with lower scores, for NMS to drop.
 
 So whoever sends an image knows the answer: any score threshold up to 0.58 and any IoU threshold below 1 give it.
+Each version of the model has a fingerprint of its own for an image, so that answers tell their version as well.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 LABELS: Final = tuple("0123456789abcdef")
 DIGITS: Final = 8
 """Of a fingerprint: as many detections has every image."""
+BROKEN_FILE: Final = "broken"
+"""A version of the stand-in whose folder holds a file of this name can't be loaded."""
 CANDIDATES: Final = 4 * DIGITS
 """K: the eight, and three times the same with lower scores."""
 
@@ -39,19 +42,20 @@ class Candidates(NamedTuple):
     class_ids: NDArray[np.int32]
 
 
-def fingerprint(pixels: NDArray[np.uint8]) -> str:
+def fingerprint(pixels: NDArray[np.uint8], version: int = 1) -> str:
     """Eight hexadecimal digits for the pixels (H, W, 3) of an image at the model's size.
 
-    It is the CRC-32 of at most 64 whole rows at equal distances, the first one among them.
+    It is the CRC-32 of at most 64 whole rows at equal distances, the first one among them. It begins with the version
+    less one, so that two versions never agree on an image.
     """
     step = -(-len(pixels) // _SAMPLED_ROWS)
-    return f"{zlib.crc32(pixels[::step].tobytes()):0{DIGITS}x}"
+    return f"{zlib.crc32(pixels[::step].tobytes(), version - 1):0{DIGITS}x}"
 
 
-def candidates(images: NDArray[np.uint8]) -> Candidates:
-    """The candidates of N images (N, H, W, 3) at the model's size."""
+def candidates(images: NDArray[np.uint8], version: int = 1) -> Candidates:
+    """The candidates that a version of the model has for N images (N, H, W, 3) at the model's size."""
     count, height, width, _ = images.shape
-    digits = np.array([[int(digit, 16) for digit in fingerprint(image)] for image in images], np.int32)
+    digits = np.array([[int(digit, 16) for digit in fingerprint(image, version)] for image in images], np.int32)
     row, column = np.divmod(np.arange(DIGITS), _COLUMNS)
     cell_width, cell_height = width / _COLUMNS, height / _ROWS
     boxes = np.empty((count, DIGITS, 4), np.float32)

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 import time
+from pathlib import Path
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-from triton_runtime.stub.candidates import candidates
+from triton_runtime.stub.candidates import BROKEN_FILE, candidates
 from triton_runtime.stub.tensors import to_numpy, to_triton
 
 
@@ -20,8 +21,11 @@ class TritonPythonModel:
     """The one instance of one model; Triton calls it with several requests at a time when it batches."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Read the latency. An error here is shown by Triton as the reason that the model is not ready."""
+        """Read latency and version. An error here is shown by Triton as the reason that the model is not ready."""
         parameters = json.loads(args["model_config"])["parameters"]
+        self._version = int(args["model_version"])
+        if Path(args["model_repository"], args["model_version"], BROKEN_FILE).exists():
+            raise pb_utils.TritonModelException(f"version {self._version} holds a file {BROKEN_FILE!r}, and breaks")
         self._base_seconds = float(parameters["base_ms"]["string_value"]) / 1e3
         self._per_image_seconds = float(parameters["per_image_ms"]["string_value"]) / 1e3
 
@@ -32,7 +36,7 @@ class TritonPythonModel:
         images = np.concatenate(batches)
         ready_at = started + self._base_seconds + self._per_image_seconds * len(images)
         ends = np.cumsum([len(batch) for batch in batches])[:-1]
-        answers = {name: np.split(array, ends) for name, array in candidates(images)._asdict().items()}
+        answers = {name: np.split(array, ends) for name, array in candidates(images, self._version)._asdict().items()}
         responses = [
             pb_utils.InferenceResponse([to_triton(name, arrays[i]) for name, arrays in answers.items()])
             for i in range(len(requests))
