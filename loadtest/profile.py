@@ -8,6 +8,7 @@ the autoscalers' trigger `demand` counts.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import math
 from dataclasses import dataclass
@@ -19,13 +20,19 @@ import click
 from eagleeye.connection import NothingDone, connection_options, say, split
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
 
 LADDER: Final = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96)
 """Callers at a time; the client keeps 100 connections at most."""
+RATE: Final = "eagleeye:triton_images:rate1m"
+"""The recorded rule that the trigger `rate` asks for."""
 _QUANTILE: Final = 0.99
 _SPARE: Final = 0.8
 """Of the capacity: what the autoscaler aims at; the rest is for what comes until another pod is ready."""
+_RATE_SHARE: Final = 0.65
+"""Of the capacity, too: images per second are known late, by a minute, so more of it is kept in hand."""
+_GPU_BUSY_PERCENT: Final = 90
+"""Where the rate leads, the GPU's activity has only to find out that the capacity is not what was measured."""
 _WARM_UP_SHARE: Final = 0.2
 _POSITIVE: Final = click.FloatRange(min=0, min_open=True)
 
@@ -55,18 +62,42 @@ def demand_threshold(step: Step, tritons: int) -> int:
     return max(1, math.floor(step.callers * _SPARE / tritons))
 
 
+def rate_threshold(step: Step, tritons: int) -> str:
+    """Images per second for each Triton that the autoscaler aims at."""
+    return f"{step.images_per_second * _RATE_SHARE / tritons:.1f}"
+
+
 def patch(step: Step, tritons: int, p99_ms: float) -> str:
-    """An entry for `patches:` of an overlay; the trigger `demand` is the first of the ScaledObject triton."""
+    """An entry for `patches:` of an overlay: `demand` as measured, and a trigger `rate`, which relieves `gpu-busy`."""
     rate = f"{step.images_per_second:.1f} images/s"
     return f"""\
 # Measured by `eagleeye profile`: {rate} by {tritons} Triton(s), with {step.callers} images under way; 99 % of them
-# within {step.p99_ms:.0f} ms, where {p99_ms:g} ms are allowed. The autoscaler aims at {_SPARE:.0%} of that.
+# within {step.p99_ms:.0f} ms, where {p99_ms:g} ms are allowed. The autoscaler aims at {_SPARE:.0%} of these images, and
+# at {_RATE_SHARE:.0%} of that rate. Small batches keep a GPU busy long before it is full, so that counts for less.
 - op: test
   path: /spec/triggers/0/name
   value: demand
 - op: replace
   path: /spec/triggers/0/metadata/threshold
   value: "{demand_threshold(step, tritons)}"
+- op: test
+  path: /spec/triggers/3/name
+  value: gpu-busy
+- op: replace
+  path: /spec/triggers/3/metadata/threshold
+  value: "{_GPU_BUSY_PERCENT}"
+- op: copy
+  from: /spec/triggers/0
+  path: /spec/triggers/4
+- op: replace
+  path: /spec/triggers/4/name
+  value: rate
+- op: replace
+  path: /spec/triggers/4/metadata/query
+  value: {RATE}
+- op: replace
+  path: /spec/triggers/4/metadata/threshold
+  value: "{rate_threshold(step, tritons)}"
 """
 
 
@@ -133,7 +164,7 @@ def _row(step: Step) -> str:
     help="Folder for profile.json and demand.yaml, a patch for an overlay.",
 )
 def profile(*, image_file: Path, p99_ms: float, seconds: float, tritons: int, output: Path, **values: Any) -> None:
-    """Measure how many images per second a gateway's Tritons answer in time, and write the autoscalers' threshold.
+    """Measure how many images per second a gateway's Tritons answer in time, and write the autoscalers' thresholds.
 
     Ask a gateway that nobody else uses, with a number of Triton pods that stays as it is, from a machine that is no
     bottleneck itself.
@@ -141,7 +172,7 @@ def profile(*, image_file: Path, p99_ms: float, seconds: float, tritons: int, ou
     Exit codes: 0 measured, 2 nothing could be measured, or even one caller waits too long.
     """
     say("callers  images/s   p99 ms")
-    steps = asyncio.run(_profile(split(values), image_file.read_bytes(), p99_ms, seconds))
+    steps = asyncio.run(climb_gateway(split(values), [image_file.read_bytes()], p99_ms, seconds))
     best = capacity(steps, p99_ms)
     if best is None:
         raise NothingDone(f"even with one caller 99 % are answered within {steps[0].p99_ms:.0f} ms, not {p99_ms:g}")
@@ -149,8 +180,8 @@ def profile(*, image_file: Path, p99_ms: float, seconds: float, tritons: int, ou
     content = {"p99_ms": p99_ms, "tritons": tritons, "capacity": _fields(best), "steps": list(map(_fields, steps))}
     (output / "profile.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     (output / "demand.yaml").write_text(patch(best, tritons, p99_ms), encoding="utf-8")
-    rate, threshold = best.images_per_second / tritons, demand_threshold(best, tritons)
-    say(f"{rate:.1f} images/s for each Triton; demand threshold {threshold}")
+    rate, demand = best.images_per_second / tritons, demand_threshold(best, tritons)
+    say(f"{rate:.1f} images/s for each Triton; thresholds: demand {demand}, rate {rate_threshold(best, tritons)}")
     say(f"wrote profile.json and demand.yaml in {output}")
 
 
@@ -159,7 +190,14 @@ def _fields(step: Step) -> dict[str, float | None]:
     return {"callers": step.callers, "images_per_second": step.images_per_second, "p99_ms": p99_ms}
 
 
-async def _profile(connection: Any, image: bytes, p99_ms: float, seconds: float) -> list[Step]:
+async def climb_gateway(
+    connection: Any, images: Sequence[bytes], p99_ms: float, seconds: float, *, model: str | None = None
+) -> list[Step]:
+    """Climb at the gateway that the options of a command name, with these images in turns.
+
+    Raises:
+        NothingDone: it does not answer.
+    """
     from eagleeye import AsyncClient, EagleEyeError  # noqa: PLC0415 (NumPy, which help does not need)
 
     client = AsyncClient(
@@ -171,17 +209,18 @@ async def _profile(connection: Any, image: bytes, p99_ms: float, seconds: float)
         timeout_seconds=connection.timeout_seconds,
         max_attempts=1,
     )
+    turns = itertools.cycle(images)
 
     async def ask() -> bool:
         try:
-            await client.detect(image)
+            await client.detect(next(turns), model=model)
         except EagleEyeError:
             return False
         return True
 
     async with client:
         try:
-            await client.detect(image)
+            await client.detect(images[0], model=model)
         except EagleEyeError as error:
             raise NothingDone(str(error)) from error
         return await climb(ask, p99_ms, seconds)

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 OVERLAYS: Final = Path("k8s/overlays")
 _DEFAULT_INTERVAL_SECONDS: Final = 30.0  # of scrapes and rules, where an object names none: the operator's default
+_HELD_SETTING: Final = "EAGLEEYE_MAX_HELD_IMAGES"
 _DURATION: Final = re.compile(r"^(\d+)(ms|s|m|h)$")
 _UNIT_SECONDS: Final = {"ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 
@@ -54,6 +55,7 @@ class Autoscaling:
         triggers: the triggers.
         rules: the recorded rules behind them, by name, in the order of their evaluation.
         scrape_seconds: how often Triton, the gateway and the exporter are scraped; the longest of them.
+        max_held_images: how many images a gateway holds while there is no Triton.
     """
 
     name: str
@@ -67,6 +69,7 @@ class Autoscaling:
     triggers: tuple[Trigger, ...]
     rules: Mapping[str, Rule]
     scrape_seconds: float
+    max_held_images: int = 0
 
 
 def read(overlay: str, target: str) -> Autoscaling:
@@ -120,6 +123,7 @@ def _autoscaling(objects: list[Object], target: str) -> Autoscaling:
         triggers=triggers,
         rules=_rules_of(name, triggers, objects),
         scrape_seconds=_scrape_seconds(objects),
+        max_held_images=_max_held_images(objects),
     )
 
 
@@ -233,6 +237,17 @@ def _scrape_seconds(objects: Iterable[Object]) -> float:
         if "interval" in endpoint
     ]
     return max(intervals, default=_DEFAULT_INTERVAL_SECONDS)
+
+
+def _max_held_images(objects: Iterable[Object]) -> int:
+    settings = [
+        int(variable.get("value", 0))
+        for deployment in _of_kind(objects, "Deployment")
+        for container in deployment["spec"]["template"]["spec"]["containers"]
+        for variable in container.get("env", ())
+        if variable["name"] == _HELD_SETTING
+    ]
+    return max(settings, default=0)
 
 
 def _seconds(duration: str) -> float:

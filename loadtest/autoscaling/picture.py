@@ -68,7 +68,8 @@ def draw(timeline: Timeline, title: str, capacity_per_second: float, losses: tup
 
 def _finish(axes: Any, losses: tuple[Loss, ...], seconds: float) -> None:
     for loss in losses:
-        axes.axvspan(loss.begin / seconds, loss.end / seconds, color="#fd8", alpha=0.4, lw=0, label="metrics lost")
+        lost = f"{', '.join(sorted(loss.triggers)) or 'metrics'} lost"
+        axes.axvspan(loss.begin / seconds, loss.end / seconds, color="#fd8", alpha=0.4, lw=0, label=lost)
     axes.set_ylim(bottom=0)
     axes.margins(x=0.01)
     axes.grid(color="#eee")

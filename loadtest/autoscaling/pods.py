@@ -131,13 +131,15 @@ class Fleet:
     Args:
         service: what they are.
         replicas: how many there are, ready, at 0 s.
+        max_held_images: how many images the gateway holds while no pod is ready.
     """
 
-    def __init__(self, service: Service, replicas: int) -> None:
+    def __init__(self, service: Service, replicas: int, max_held_images: int = 0) -> None:
         self.pods: list[Pod] = []
         self.gateway = Gateway()
         self.gpu_seconds = 0.0
         self._service = service
+        self._max_held_images = max_held_images
         self._numbers = 0
         self._queue: deque[tuple[float, float]] = deque()  # (when they came, how many), in the gateway
         self._queued = 0.0
@@ -200,10 +202,12 @@ class Fleet:
             outcome.expired += count
 
     def _refused(self, ready: Sequence[Pod], arrivals: float, work: float) -> float:
-        """How many images would be too late; all of them where there is no pod."""
+        """How many images would be too late; where there is no pod, all that are not held."""
         deadline = self._service.deadline_seconds
         if deadline is None:
             return 0.0
+        if not ready:
+            return min(arrivals, max(0.0, arrivals + self._queued - self._max_held_images))
         seconds = max(0.0, deadline * _PLANNED_SHARE - self._service_seconds())
         longest = seconds * self._service.curve.capacity_per_second * len(ready)
         waiting = self._queued + sum(pod.backlog for pod in ready)

@@ -75,7 +75,7 @@ SCENARIOS: Final[Mapping[str, Scenario]] = {
         losses=(Loss(600, 2100),),
     ),
     "trigger-lost": Scenario(
-        title="`demand` is lost for 25 minutes, while load rises to three pods' worth and falls again",
+        title="The trigger demand is lost for 25 minutes, while load rises to three pods' worth and falls again",
         demand=steps((900, 1), (600, 3), (1800, ONE_POD)),
         replicas=3,
         losses=(Loss(600, 2100, frozenset({"demand"})),),

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 PENDING: Final = "nv_inference_pending_request_count"
 SUCCESSES: Final = "nv_inference_request_success"
+IMAGES: Final = "nv_inference_count"
 QUEUE_MICROSECONDS: Final = "nv_inference_queue_duration_us"
 ENGINE_ACTIVE: Final = "DCGM_FI_PROF_GR_ENGINE_ACTIVE"
 GPU_UTIL: Final = "DCGM_FI_DEV_GPU_UTIL"
@@ -130,6 +131,13 @@ def _requests(moment: Moment) -> float | None:
     return sum(count - before.get(i, 0.0) for i, count in latest.items()) if latest else None
 
 
+def _images_per_second(moment: Moment) -> float | None:
+    """What the pods that are still there answer."""
+    rates, latest = moment.rate(IMAGES), moment.prometheus.latest(IMAGES)
+    found = [rates[instance] for instance in latest if instance in rates]
+    return sum(found) if found else None
+
+
 def _gpu_busy_percent(moment: Moment) -> float | None:
     """Busy GPUs in percent points: the sum over those that are still there."""
     averages, latest = moment.average(ENGINE_ACTIVE), moment.prometheus.latest(ENGINE_ACTIVE)
@@ -167,6 +175,7 @@ SIGNALS: Final[Mapping[str, Signal]] = {
         frozenset({GATEWAY_INFLIGHT, GATEWAY_QUEUED}), _sum(GATEWAY_INFLIGHT, GATEWAY_QUEUED)
     ),
     "eagleeye:triton_pending:low30s": Signal(frozenset({PENDING}), _low(PENDING)),
+    "eagleeye:triton_images:rate1m": Signal(frozenset({IMAGES}), _images_per_second),
     TRITON_WAIT: Signal(
         frozenset({QUEUE_MICROSECONDS, SUCCESSES, PENDING}), _mean_wait(QUEUE_MICROSECONDS, SUCCESSES, PENDING, 1e-3)
     ),

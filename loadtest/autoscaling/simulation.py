@@ -17,6 +17,7 @@ from loadtest.autoscaling.signals import (
     ENGINE_ACTIVE,
     GATEWAY_QUEUE_COUNT,
     GATEWAY_QUEUE_SECONDS,
+    IMAGES,
     INFLIGHT,
     PENDING,
     QUEUE_MICROSECONDS,
@@ -165,7 +166,7 @@ class Simulation:
         self._step_seconds = _STEP_SECONDS if demand.seconds < _LONG_SECONDS else _LONG_STEP_SECONDS
         self._random = np.random.default_rng(conditions.seed + 1)
         self._wanted = min(max(conditions.replicas or 0, autoscaling.min_replicas), autoscaling.max_replicas)
-        self._fleet = Fleet(conditions.service, self._wanted)
+        self._fleet = Fleet(conditions.service, self._wanted, autoscaling.max_held_images)
         self._prometheus = Prometheus()
         self._targets: dict[Pod, _Target] = {}
         self._gateway_scrape_at = self._phase(autoscaling.scrape_seconds)
@@ -252,6 +253,7 @@ class Simulation:
                 {
                     PENDING: self._seen(pod.now.waiting),
                     SUCCESSES: pod.answered,
+                    IMAGES: pod.answered,
                     QUEUE_MICROSECONDS: pod.queue_seconds * 1e6,
                     ENGINE_ACTIVE: target.busy,
                 },

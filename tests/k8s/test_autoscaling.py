@@ -6,10 +6,12 @@ import re
 import pytest
 import yaml
 
-from tests.k8s.conftest import K8S, container, objects, of_kind
+from gateway.admission import MAX_UNMEASURED
+from tests.k8s.conftest import K8S, container, environment, objects, of_kind
 
 AUTOSCALED = ("gpu", "production", "scale-to-zero")
 SYNC_SECONDS = 15  # HPA's
+COLD_START_SECONDS = 60  # of a pod, on a node that has the image
 
 
 @pytest.fixture(params=AUTOSCALED)
@@ -90,18 +92,20 @@ def test_a_step_to_six_is_asked_for_at_once(scaled):
 
 
 def test_scale_to_zero_wakes_by_what_gateways_count():
-    """None of its queries needs a Triton, and its gateways get requests without one."""
-    (triton,) = (
-        each["spec"]
-        for each in of_kind(objects(K8S / "overlays" / "scale-to-zero"), "ScaledObject")
-        if each["metadata"]["name"] == "triton"
-    )
+    """None of its queries needs a Triton, and gateways hold requests for longer than one takes to start."""
+    rendered = objects(K8S / "overlays" / "scale-to-zero")
+    (triton,) = (each["spec"] for each in of_kind(rendered, "ScaledObject") if each["metadata"]["name"] == "triton")
     assert triton["minReplicaCount"] == 0
     assert all(each["metadata"]["activationThreshold"] == "0" for each in triton["triggers"])
     assert {each["metadata"]["query"] for each in triton["triggers"]} == {
         "eagleeye:requests:increase1m",
         "eagleeye:demand:low15s",
     }
+    settings = environment(container(rendered, "gateway", "gateway"))
+    seconds_until_known = 2 * 5 + triton["pollingInterval"]  # a scrape, a rule, and KEDA's next look
+    assert 0 < int(settings["EAGLEEYE_MAX_HELD_IMAGES"]) <= MAX_UNMEASURED
+    assert float(settings["EAGLEEYE_TIMEOUT_SECONDS"]) >= seconds_until_known + COLD_START_SECONDS
+    assert float(settings["EAGLEEYE_GRACE_SECONDS"]) >= float(settings["EAGLEEYE_TIMEOUT_SECONDS"])
 
 
 def adapter_metrics():

@@ -97,13 +97,15 @@ def test_a_triton_pod_is_patient_at_the_start_only(rendered):
     assert deployment["spec"]["progressDeadlineSeconds"] > longest
 
 
-def test_readiness_asks_whether_models_are_served(rendered, folder):
-    """Triton's asks for all its models, the gateway's for a Triton; but for scale to zero, see there."""
+def test_readiness_asks_whether_models_are_served(rendered):
+    """Triton's asks for all its models, the gateway's for a Triton, or whether it holds requests until one is there."""
     gateway = container(rendered, "gateway", "gateway")["readinessProbe"]["httpGet"]
-    assert gateway["path"] == ("/healthz" if folder.name == "scale-to-zero" else "/readyz")
+    assert gateway["path"] == "/readyz"
     assert gateway["port"] == "admin"
     triton = container(rendered, "triton", "triton")
-    assert "--strict-readiness=true" in triton["args"]
+    assert "--strict-readiness=false" in triton["args"]  # but for a load that fails later, see test_contract
+    assert not any(arg.startswith("--exit-on-error") for arg in triton["args"])  # one that fails at the start ends it
+    assert {"--model-control-mode=explicit", "--load-model=*"} <= set(triton["args"])
     probe = triton["readinessProbe"]
     if "nvidia.com/gpu" in triton["resources"]["limits"]:
         assert probe["exec"]["command"] == ["python3", "/opt/eagleeye/ready.py"]

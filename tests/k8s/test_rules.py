@@ -10,10 +10,11 @@ import yaml
 
 from gateway.metrics import Metrics
 from tests.conftest import REPOSITORY
-from tests.k8s.conftest import K8S, objects, of_kind, promtool
+from tests.k8s.conftest import K8S, PLATFORMS, objects, of_kind, promtool
 
 CASES = REPOSITORY / "tests" / "k8s" / "rules"
 PLAIN = K8S / "plain"
+SCALE_TO_ZERO = K8S / "components" / "scale-to-zero" / "rules.yaml"
 RUNBOOKS = REPOSITORY / "docs" / "runbooks.md"
 SAMPLE_ENDINGS = {"counter": ("_total",), "histogram": ("_bucket", "_count", "_sum"), "gauge": ("",)}
 TRITONS = {  # as tritonserver 2.51 and NVIDIA's documentation name them; test_contract has a real one
@@ -26,7 +27,7 @@ OTHERS = {
     "DCGM_FI_PROF_GR_ENGINE_ACTIVE", "DCGM_FI_DEV_GPU_UTIL",
     "kube_horizontalpodautoscaler_status_desired_replicas", "kube_horizontalpodautoscaler_status_current_replicas",
     "kube_horizontalpodautoscaler_spec_max_replicas", "kube_horizontalpodautoscaler_status_condition",
-    "kube_pod_container_resource_limits", "kube_pod_status_unschedulable",
+    "kube_pod_container_resource_limits", "kube_pod_status_unschedulable", "kube_deployment_spec_replicas",
     "keda_scaler", "process_cpu_seconds_total", "process_resident_memory_bytes",
 }  # fmt: skip
 _NAME = re.compile(r"\b(?:eagleeye[_:]|nv_|DCGM_|kube_|keda_scaler|process_)[a-zA-Z0-9_:]*")
@@ -48,7 +49,13 @@ def all_rules():
     return [rule for group in groups for rule in group["rules"]]
 
 
-RECORDED = {rule["record"] for rule in all_rules() if "record" in rule}
+def scale_to_zeros_groups():
+    """What only that overlay records."""
+    return yaml.safe_load(SCALE_TO_ZERO.read_text())["spec"]["groups"]
+
+
+ONLY_AT_ZERO = {rule["record"] for group in scale_to_zeros_groups() for rule in group["rules"]}
+RECORDED = {rule["record"] for rule in all_rules() if "record" in rule} | ONLY_AT_ZERO
 ALERTS = {rule["alert"]: rule for rule in all_rules() if "alert" in rule}
 
 
@@ -83,10 +90,12 @@ def test_prometheus_takes_rules_and_scrape_config(tmp_path):
     assert f"{len(all_rules())} rules found" in promtool("check", "config", tmp_path / "prometheus.yaml")
 
 
-@pytest.mark.parametrize("name", ["autoscaling", "alerts", "budgets"])
+@pytest.mark.parametrize("name", ["autoscaling", "alerts", "budgets", "scale_to_zero"])
 def test_rules_answer_as_they_must(tmp_path, name):
     """Promtool's unit tests: load, idle, pods gone, restarts, resets, all kinds of GPUs; each alert loud and silent."""
     groups = yaml.safe_load(extract_rules.TARGET.read_text())["groups"]
+    if name == "scale_to_zero":
+        groups += scale_to_zeros_groups()
     for group in groups:
         for rule in group["rules"]:
             rule.pop("annotations", None)
@@ -119,8 +128,20 @@ def autoscaler_queries():
 def test_rules_use_metrics_that_there_are():
     """The gateway's from its registry, the rest by the names that their makers document."""
     known = gateways_metrics() | RECORDED | TRITONS | OTHERS
-    for rule in all_rules():
+    for rule in [*all_rules(), *(rule for group in scale_to_zeros_groups() for rule in group["rules"])]:
         assert metrics_in(rule["expr"]) <= known, rule
+
+
+def test_only_scale_to_zero_silences_a_missing_triton():
+    """The series that does is recorded in that overlay and in no other, so that elsewhere zero pods are an alarm."""
+    for overlay in PLATFORMS:
+        recorded = {
+            rule.get("record")
+            for each in of_kind(objects(K8S / "overlays" / overlay), "PrometheusRule")
+            for group in each["spec"]["groups"]
+            for rule in group["rules"]
+        }
+        assert (recorded >= ONLY_AT_ZERO) == (overlay == "scale-to-zero")
 
 
 def test_no_query_names_a_namespace():

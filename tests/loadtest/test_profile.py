@@ -41,10 +41,18 @@ def test_the_threshold_leaves_a_fifth(callers, tritons, threshold):
 
 
 def test_the_patch_fits_the_overlay():
-    """It tests what it is about to replace: the first trigger of ScaledObject triton is `demand`."""
-    test, replace = yaml.safe_load(patch(Step(24, 312.4, 231), 1, 250))
-    assert (test["op"], test["value"]) == ("test", "demand")
-    assert (replace["path"], replace["value"]) == ("/spec/triggers/0/metadata/threshold", "19")
+    """It tests what it is about to replace, and adds the trigger `rate` at 65 % of what each Triton can do."""
+    operations = yaml.safe_load(patch(Step(24, 312.4, 231), 2, 250))
+    tested = {each["path"]: each["value"] for each in operations if each["op"] == "test"}
+    assert tested == {"/spec/triggers/0/name": "demand", "/spec/triggers/3/name": "gpu-busy"}
+    replaced = {each["path"]: each["value"] for each in operations if each["op"] == "replace"}
+    assert replaced == {
+        "/spec/triggers/0/metadata/threshold": "9",
+        "/spec/triggers/3/metadata/threshold": "90",
+        "/spec/triggers/4/name": "rate",
+        "/spec/triggers/4/metadata/query": "eagleeye:triton_images:rate1m",
+        "/spec/triggers/4/metadata/threshold": "101.5",
+    }
 
 
 def test_the_ladder_ends_where_the_objective_breaks():

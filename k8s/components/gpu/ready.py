@@ -1,4 +1,4 @@
-"""Readiness of a Triton with a GPU: every model is ready, and GPU memory is not nearly used up.
+"""Readiness of a Triton with a GPU: every model was loaded, and GPU memory is not nearly used up.
 
 Runs in NVIDIA's image, with nothing but its Python. Where Triton does not report GPU memory (MIG, some consumer cards),
 that half of the check passes: alerts, not this probe, tell of missing metrics.

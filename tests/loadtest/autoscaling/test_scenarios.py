@@ -1,5 +1,6 @@
 """What the overlay `gpu` promises, simulated with eight GPUs and a cold start of 60 s."""
 
+import os
 from dataclasses import replace
 from functools import cache
 
@@ -11,6 +12,8 @@ from loadtest.autoscaling.figures import asked_after, figures, goodput, recovere
 from loadtest.autoscaling.pods import Service
 from loadtest.autoscaling.scenarios import ONE_POD, POD_SHARE, SCENARIOS
 from loadtest.autoscaling.simulation import Conditions, Loss, simulate
+from loadtest.profile import Step, patch
+from tests.loadtest.autoscaling.conftest import OVERLAYS
 
 COLD_START_SECONDS = 60
 SERVICE = Service(cold_start_seconds=COLD_START_SECONDS)
@@ -148,6 +151,40 @@ def test_without_the_gpus_load_the_number_of_pods_swings(gpu):
     assert turns(timeline) > 2
 
 
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory):
+    """The overlay `gpu` with what `eagleeye profile` writes for these pods."""
+    folder = tmp_path_factory.mktemp("measured").resolve()
+    best = Step(callers=24, images_per_second=SERVICE.curve.capacity_per_second, p99_ms=100)
+    (folder / "demand.yaml").write_text(patch(best, 1, 250))
+    (folder / "kustomization.yaml").write_text(
+        f"resources: [{os.path.relpath(OVERLAYS / 'gpu', folder)}]\n"
+        "patches: [{path: demand.yaml, target: {kind: ScaledObject, name: triton}}]\n"
+    )
+    return replace(manifests.read(str(folder), "triton"), max_replicas=8)
+
+
+@pytest.mark.usefixtures("rendered")
+def test_a_measured_capacity_needs_fewer_pods(measured, play):
+    """A fifth less at least for the same ramp, with nobody refused, and the surge is answered as without."""
+    demand = SCENARIOS["ramp"].scaled_to(SERVICE.curve).demand
+    timeline = simulate(measured, demand, Conditions(service=SERVICE, replicas=1))
+    surge = simulate(measured, steps((120, ONE_POD), (240, 6)).scaled(POD), Conditions(service=SERVICE))
+
+    assert timeline.gpu_hours < 0.8 * play("ramp").gpu_hours
+    assert goodput(timeline) == 1
+    assert max(row.wait_ms for row in timeline.rows) < 20
+    assert asked_after(surge, 120, 6) <= 30
+    assert recovered_after(surge, 120) <= COLD_START_SECONDS + 30
+
+
+def test_steady_noise_around_a_measured_rate(measured):
+    """It is as calm."""
+    timeline = simulate(measured, noisy(1800, 2, 0.1, seed=3).scaled(POD), Conditions(service=SERVICE))
+
+    assert turns(timeline) <= 2
+
+
 def test_triton_alone_does_not_know_what_waits(plain):
     """Behind the gateway no more than a batch waits in a pod: who asks only Triton and its GPU scales too slowly."""
     timeline = simulate(plain, steps((120, ONE_POD), (900, 6)).scaled(POD), Conditions(service=SERVICE))
@@ -172,14 +209,20 @@ def test_nothing_ever_comes(gpu):
     assert (goodput(timeline), figures(timeline).images_per_gpu_hour, timeline.changes) == (1, 0, [])
 
 
-def test_scale_to_zero(rendered):
-    """No GPU is held while nobody asks; the first requests are refused, and start a pod."""
+@pytest.mark.parametrize(
+    "images_per_second, deadline_seconds, refused, expired",
+    [(0.5, 120, False, False), (20, 120, True, False), (0.5, 10, False, True)],
+)
+def test_scale_to_zero(rendered, images_per_second, deadline_seconds, refused, expired):
+    """No GPU is held while nobody asks. The first requests start a pod, and wait for it within bounds and deadline."""
     zero = manifests.read(str(rendered("scale-to-zero")), "triton")
-    demand = steps((300, 0), (60, 20), (1800, 0))
-    timeline = simulate(zero, demand, Conditions(service=SERVICE))
+    demand = steps((300, 0), (30, images_per_second), (1800, 0))
+    service = replace(SERVICE, deadline_seconds=deadline_seconds)
+    timeline = simulate(zero, demand, Conditions(service=service))
     first = timeline.changes[0]
 
     assert (first.before, first.after) == (0, 1)
-    assert 300 < first.seconds <= 300 + 5 + 5 + zero.polling_seconds
-    assert timeline.total.refused > 0
+    assert 300 < first.seconds <= 300 + 5 + 5 + 5 + zero.polling_seconds
+    assert (timeline.total.refused > 0, timeline.total.expired > 0) == (refused, expired)
+    assert (timeline.total.answered > 0) == (not expired)
     assert (timeline.rows[-1].wanted, timeline.rows[-1].gpus) == (0, 0)

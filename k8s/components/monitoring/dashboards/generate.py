@@ -174,7 +174,7 @@ TRITON: Final = Dashboard(
                 for part in ("queue", "compute_input", "compute_infer", "compute_output")
             },
         ),
-        Panel("GPU busy", "percent", {"{{pod}}": f"eagleeye:gpu_busy_percent:mean1m{{{_POD}}}"}, 70),
+        Panel("GPU busy", "percent", {"{{pod}}": f"eagleeye:gpu_busy_percent:mean1m{{{_POD}}}"}, 75),
         Panel(
             "GPU memory",
             "percentunit",
@@ -209,7 +209,7 @@ AUTOSCALING: Final = Dashboard(
             {
                 "demand": f"ceil(eagleeye:demand:low15s{{{_NS}}} / 16)",
                 "pending": f"ceil(eagleeye:triton_pending:low30s{{{_NS}}} / 8)",
-                "gpu-busy": f"ceil(eagleeye:gpu_busy_percent:sum1m{{{_NS}}} / 70)",
+                "gpu-busy": f"ceil(eagleeye:gpu_busy_percent:sum1m{{{_NS}}} / 75)",
             },
         ),
         Panel("Demand, images", "short", {"demand": f"eagleeye:demand:low15s{{{_NS}}}"}),
