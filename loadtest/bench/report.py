@@ -1,0 +1,225 @@
+"""What was measured, as data with all that it must be read with, and as a table: ratios first."""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from eagleeye.files import write_atomically
+from loadtest import machine
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+RESULTS: Final = Path("loadtest/results/bench.json")
+"""Where the figures are that the documentation quotes; with a commit, those that later runs are held against."""
+REGRESSION: Final = 0.97
+"""A ratio below this share of the committed one is a regression, as far as the spread of its rounds bears it out."""
+BUSY_SHARE: Final = 0.1
+"""Of the processors, before a run began: above it somebody else is at work, and no promise is judged."""
+_PACKAGES: Final = (
+    "aiohttp",
+    "grpcio",
+    "numpy",
+    "onnxruntime",
+    "opencv-python-headless",
+    "orjson",
+    "simplejpeg",
+    "tritonclient",
+    "Flask",
+    "gunicorn",
+    "fastapi",
+    "uvicorn",
+)
+_MEGABYTE: Final = 1e6
+
+Results = dict[str, Any]
+"""What `bench.json` holds: `commit`, `machine`, `versions`, `ratios`, `targets`, `paths`, `memory_bytes`, `stages`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A promise about one figure. `is_met` is None where the run did not measure it."""
+
+    name: str
+    value: float | None
+    at_least: float | None = None
+    at_most: float | None = None
+
+    @property
+    def is_met(self) -> bool | None:
+        """Whether it was kept."""
+        if self.value is None:
+            return None
+        return (self.at_least is None or self.value >= self.at_least) and (
+            self.at_most is None or self.value <= self.at_most
+        )
+
+    @property
+    def wanted(self) -> str:
+        """The promise, for people."""
+        return f"at least {self.at_least:g}" if self.at_least is not None else f"at most {self.at_most:g}"
+
+
+def targets(results: Results) -> list[Target]:
+    """All promises, held against what was measured."""
+    ratios, memory = ratios_of(results["paths"]), results["memory_bytes"]
+    added = {(row["workload"], row["size"], row["concurrency"]): row["added_p50_ms"] for row in results["paths"]}
+    gateway = [groups["gateway"] / _MEGABYTE for groups in memory.values() if "gateway" in groups]
+    return [
+        Target("W1, 1080p, 8 at a time: served / limit", ratios.get("W1 1080p 8 served/limit"), at_least=0.92),
+        Target("W2, 1080p, 8 at a time: served / limit", ratios.get("W2 1080p 8 served/limit"), at_least=0.80),
+        Target("W2, 1080p, one at a time: p50 added, ms", added.get(("W2", "1080p", 1)), at_most=3.0),
+        Target("W2, 1080p, 32 at a time: served / Flask", ratios.get("W2 1080p 32 served/flask"), at_least=1.4),
+        Target("W2, 1080p, 32 at a time: served / FastAPI", ratios.get("W2 1080p 32 served/fastapi"), at_least=1.4),
+        Target(
+            "W2, 1080p, 32 at a time: served / FastAPI with batching",
+            ratios.get("W2 1080p 32 served/fastapi_batching"),
+            at_least=0.9,
+        ),
+        Target("most memory of the gateway, MB", max(gateway, default=None), at_most=250.0),
+    ]
+
+
+def ratios_of(paths: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Images/s by images/s of the limit or of another server, medians of the rounds, by a name that stays."""
+    found = {}
+    for row in paths:
+        cell = f"{row['workload']} {row['size']} {row['concurrency']}"
+        served = row["ratios"]["served"]["median"]
+        found[f"{cell} served/limit"] = served
+        for name, spread in row["ratios"].items():
+            if name != "served":
+                found[f"{cell} served/{name}"] = served / spread["median"]
+    return found
+
+
+def assemble(
+    paths: Sequence[Mapping[str, Any]],
+    stages: Sequence[Mapping[str, Any]],
+    memory_bytes: Mapping[str, Mapping[str, int]],
+    settings: Mapping[str, Any],
+) -> Results:
+    """All results of a run, rounded to what is worth reading."""
+    results: Results = {
+        "commit": _git("rev-parse", "--short=12", "HEAD"),
+        "is_modified": bool(_git("status", "--porcelain", "--untracked-files=no")),
+        "machine": {**machine.describe(), "processor": _processor(), "system": platform.system()},
+        "versions": {name: found for name in _PACKAGES if (found := _version(name))},
+        "settings": dict(settings),
+        "ratios": ratios_of(paths),
+        "paths": list(paths),
+        "memory_bytes": dict(memory_bytes),
+        "stages": list(stages),
+    }
+    is_quiet = settings["busy_before"] <= BUSY_SHARE
+    results["targets"] = [
+        {**asdict(target), "wanted": target.wanted, "is_met": target.is_met if is_quiet else None}
+        for target in targets(results)
+    ]
+    rounded: Results = _rounded(results)
+    return rounded
+
+
+def save(results: Results, file: Path) -> None:
+    """Write them as JSON."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(file, (json.dumps(results, indent=1) + "\n").encode())
+
+
+def committed(file: Path = RESULTS) -> Results | None:
+    """The results in the last commit, or None where there are none, or no git."""
+    text = _git("show", f"HEAD:./{file.as_posix()}")
+    try:
+        found: Results | None = json.loads(text) if text else None
+    except json.JSONDecodeError:
+        return None
+    return found
+
+
+def regressions(now: Results, then: Results | None) -> list[str]:
+    """Lines about the ratios that are lower than they were committed, by more than the noise of a few rounds."""
+    before = then["ratios"] if then else {}
+    return [
+        f"{name}: {ratio:.2f}, was {before[name]:.2f} in {then['commit'] if then else ''}"
+        for name, ratio in now["ratios"].items()
+        if name in before and ratio < REGRESSION * before[name]
+    ]
+
+
+def table(results: Results, then: Results | None) -> str:
+    """All of it for people."""
+    return "\n".join(_lines(results, then))
+
+
+def _lines(results: Results, then: Results | None) -> Iterator[str]:
+    before = then["ratios"] if then else {}
+    yield "ratios of images/s (medians of the rounds)                  now  committed"
+    for name, ratio in results["ratios"].items():
+        old = f"{before[name]:.2f}" if name in before else "-"
+        mark = "  WORSE" if name in before and ratio < REGRESSION * before[name] else ""
+        yield f"  {name:<54} {ratio:>6.2f} {old:>10}{mark}"
+    yield ""
+    yield "targets"
+    for target in results["targets"]:
+        verdict = {True: "met", False: "MISSED", None: "not judged"}[target["is_met"]]
+        value = "-" if target["value"] is None else f"{target['value']:.2f}"
+        yield f"  {target['name']:<54} {value:>8}  {target['wanted']:<14} {verdict}"
+    yield ""
+    yield f"{'load':<14}{'side':<20}{'images/s':>9}{'p50 ms':>9}{'p99 ms':>9}  CPU ms an image"
+    for row in results["paths"]:
+        for side, figures in row["sides"].items():
+            cpu = ", ".join(f"{name} {ms:.1f}" for name, ms in figures["cpu_ms"].items())
+            load = f"{row['workload']} {row['size']} {row['concurrency']}"
+            share = f"; limit / served {row['cpu_ratio']:.2f}" if side == "served" and row["cpu_ratio"] else ""
+            yield (
+                f"{load:<14}{side:<20}{figures['images_per_second']:>9.1f}{figures['p50_ms']:>9.1f}"
+                f"{figures['p99_ms']:>9.1f}  {cpu}{share}"
+            )
+    for workload, groups in results["memory_bytes"].items():
+        shown = ", ".join(f"{name} {size / _MEGABYTE:.0f} MB" for name, size in groups.items())
+        yield f"{workload:<14}resident memory at most: {shown}"
+    yield ""
+    for stage in results["stages"]:
+        ways = ", ".join(f"{name} {ms:.2f}" for name, ms in sorted(stage["ms"].items(), key=lambda item: item[1]))
+        yield f"{stage['stage']:<12}{stage['case']:<18}ms: {ways}"
+        if "cpu_ms" in stage:
+            ways = ", ".join(f"{way} {ms:.2f}" for way, ms in sorted(stage["cpu_ms"].items(), key=lambda item: item[1]))
+            yield f"{'':<30}CPU of the client, ms: {ways}"
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(f"{value:.4g}")
+    if isinstance(value, dict):
+        return {key: _rounded(each) for key, each in value.items()}
+    return [_rounded(each) for each in value] if isinstance(value, list) else value
+
+
+def _git(*arguments: str) -> str:
+    """What git says, or nothing where there is no git or no repository."""
+    try:
+        done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)  # noqa: S603, S607 (fixed)
+    except OSError:
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""

@@ -1,0 +1,154 @@
+"""Results as data, as a table, as a picture and in the documentation."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from loadtest.bench import page, report
+from loadtest.bench.path import Cell, compare, require_same, row
+from loadtest.bench.picture import draw
+from tests.conftest import REPOSITORY
+
+
+class Side:
+    """Something whose rates are known."""
+
+    def __init__(self, name, *rates, cpu_ms=10.0):
+        self.rates, self.cpu_ms, self.name = iter(rates), cpu_ms, name
+
+    def measure(self, cell, seconds):
+        rate = next(self.rates)
+        return {
+            "images_per_second": rate,
+            "p50_ms": 1000 / rate,
+            "p99_ms": 2000 / rate,
+            "cpu_ms": {self.name: self.cpu_ms},
+        }
+
+
+def figures(rate, **cpu_ms):
+    return {"images_per_second": rate, "p50_ms": 10.0, "p99_ms": 20.0, "cpu_ms": cpu_ms}
+
+
+def results(served=160.0, flask=100.0, busy=0.0):
+    sides = {
+        "limit": figures(200.0, limit=8.0),
+        "served": {**figures(served, gateway=6.0, triton=2.0, callers=0.2), "p50_ms": 12.5},
+        "flask": figures(flask, flask=15.0, callers=0.2),
+    }
+    ratios = {name: [sides[name]["images_per_second"] / 200.0] * 3 for name in ("served", "flask")}
+    paths = [
+        row("W2", Cell("1080p", 32), sides, ratios),
+        row("W2", Cell("1080p", 1), {name: sides[name] for name in ("limit", "served")}, {"served": [0.7, 0.8, 0.9]}),
+    ]
+    stages = [{"stage": "decode", "case": "JPEG 720p", "bytes": 3, "ms": {"gateway": 4.0, "cv2": 5.0}}]
+    stages.append({"stage": "transport", "case": "x", "ms": {"gateway": 2.0}, "cpu_ms": {"gateway": 1.0}})
+    memory = {"W2": {"gateway": 200_000_000, "triton": 1}}
+    return report.assemble(paths, stages, memory, {"rounds": 3, "seconds": 1.0, "busy_before": busy, "gateway": {}})
+
+
+async def test_sides_are_held_against_the_limit_of_their_round():
+    """A machine that slows down in mid-run moves both, and not their ratio."""
+    sides = {"limit": Side("limit", 100, 50, 200), "served": Side("gateway", 80, 45, 150)}
+
+    medians, ratios = await compare(sides, Cell("1080p", 8), rounds=3, seconds=1)
+
+    assert ratios == {"served": [0.8, 0.9, 0.75]}
+    assert medians["limit"]["images_per_second"] == 100
+
+
+def test_ratios_have_names_that_stay():
+    """Those to the limit, and those to another server, whose own ratio drops out."""
+    assert results()["ratios"] == {
+        "W2 1080p 32 served/limit": 0.8,
+        "W2 1080p 32 served/flask": 1.6,
+        "W2 1080p 1 served/limit": 0.8,
+    }
+
+
+def test_processor_time_is_a_ratio_of_its_own():
+    """All who had a part in serving count, the callers too."""
+    assert results()["paths"][0]["cpu_ratio"] == pytest.approx(8.0 / 8.2, rel=1e-3)
+
+
+def test_what_was_not_measured_is_no_broken_promise():
+    """A target is met, missed, or neither."""
+    verdicts = {target["name"]: target["is_met"] for target in results()["targets"]}
+
+    assert verdicts["W2, 1080p, 32 at a time: served / Flask"] is True
+    assert verdicts["W2, 1080p, one at a time: p50 added, ms"] is True
+    assert verdicts["W1, 1080p, 8 at a time: served / limit"] is None
+    assert report.Target("x", 0.79, at_least=0.8).is_met is False
+    assert report.Target("x", 260.0, at_most=250.0).is_met is False
+
+
+def test_on_a_busy_machine_no_promise_is_judged():
+    """Its ratios may be anything; the page says so."""
+    busy = results(busy=0.5)
+
+    assert {target["is_met"] for target in busy["targets"]} == {None}
+    assert "these figures mean little" in page.render("<!-- figures: origin -->\n<!-- end -->", busy)
+
+
+@pytest.mark.parametrize("served, is_worse", [(160.0, False), (156.0, False), (150.0, True), (170.0, False)])
+def test_a_ratio_that_falls_is_shown(served, is_worse):
+    """By more than 3 %, and in the table as well."""
+    then, now = results(), results(served=served)
+
+    assert bool(report.regressions(now, then)) is is_worse
+    assert ("WORSE" in report.table(now, then)) is is_worse
+
+
+def test_without_committed_results_nothing_is_worse():
+    """The first run has nothing to be held against."""
+    assert report.regressions(results(), None) == []
+    assert "W2 1080p 32" in report.table(results(), None)
+
+
+def test_the_picture_is_drawn(tmp_path):
+    """In the format of its name, also where little was measured."""
+    draw(results(), tmp_path / "whole.png")
+    draw({**results(), "paths": [], "stages": []}, tmp_path / "empty.svg")
+
+    assert (tmp_path / "whole.png").read_bytes().startswith(b"\x89PNG")
+    assert "<svg" in (tmp_path / "empty.svg").read_text()
+
+
+@pytest.mark.parametrize("change", [{"label": "b"}, {"box": {"x1": 2.0}}, None])
+def test_gateway_and_limit_must_find_the_same(change):
+    """Else they do not do the same work, and no ratio means anything."""
+    found = {"label": "a", "box": {"x1": 1.0}}
+    answers = [{"detections": [found]}, {"detections": [found | change] if change else []}]
+
+    require_same("W2", answers[0], answers[0])
+    with pytest.raises(Exception, match="do not work alike"):
+        require_same("W2", *answers)
+
+
+def test_every_section_of_the_page_is_made():
+    """From results, and a name that there is not is refused."""
+    names = ("origin", "targets", "path", "added", "servers", "memory", "stages", "transport")
+    text = "".join(f"<!-- figures: {name} -->\nold\n<!-- end -->\n" for name in names)
+
+    made = page.render(text, results())
+
+    assert "old" not in made
+    assert page.render(made, results()) == made
+    assert "| Flask, model in the process | 100.0 | 1.60 |" in made
+    with pytest.raises(ValueError, match="no figures 'other'"):
+        page.render("<!-- figures: other -->\n<!-- end -->", results())
+
+
+def test_the_documentation_tells_the_committed_figures():
+    """`python -m loadtest.bench.page` would change nothing; every section that it knows is there."""
+    text = (REPOSITORY / page.PAGE).read_text()
+    committed = json.loads((REPOSITORY / report.RESULTS).read_text())
+
+    assert page.render(text, committed) == text
+    assert all(f"<!-- figures: {name} -->" in text for name in page.SECTIONS)
+
+
+def test_the_picture_of_the_documentation_is_there():
+    """It is drawn beside the data."""
+    assert (REPOSITORY / Path(report.RESULTS).with_suffix(".png")).is_file()
