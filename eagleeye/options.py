@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 _PREFIX: Final = "EAGLEEYE_"
-_CALLERS: Final = frozenset({"EAGLEEYE_KEY", "EAGLEEYE_URL"})
+_CALLERS: Final = frozenset({"EAGLEEYE_GRPC_URL", "EAGLEEYE_KEY", "EAGLEEYE_PROMETHEUS_URL", "EAGLEEYE_URL"})
 """Variables of the commands that call a gateway: a shell that has them may start a gateway as well."""
 
 T = TypeVar("T")

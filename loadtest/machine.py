@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 from importlib.metadata import version
@@ -28,6 +29,21 @@ def serving_processes(words: Iterable[str] = (*GATEWAY, *TRITON)) -> list[psutil
     if not found:
         raise click.ClickException("no gateway and no Triton run on this machine; start them with `make up`")
     return found
+
+
+def session_processes(leader: int) -> list[psutil.Process]:
+    """The process that leads a session, and all that it has started."""
+    found = []
+    for pid in psutil.pids():
+        with contextlib.suppress(OSError, psutil.Error):  # it has just gone
+            if os.getsid(pid) == leader:
+                found.append(psutil.Process(pid))
+    return found
+
+
+def busy_share(seconds: float = 1.0) -> float:
+    """Which share of all processors is busy, in [0, 1], over the next seconds: what others do before we begin."""
+    return float(psutil.cpu_percent(seconds)) / 100
 
 
 def cpu_seconds(processes: Iterable[psutil.Process]) -> float:

@@ -5,7 +5,8 @@ import math
 import pytest
 
 from loadtest.chaos.figures import answered_per_second, due_between, percentile, summarize, throughput, timeline
-from loadtest.chaos.load import Outcome, Verdict
+from loadtest.chaos.load import Outcome
+from loadtest.verdict import Verdict
 
 
 def outcome(due_at, answered_at, verdict=Verdict.OK, *, sent_at=None, attempts=1, reasons=()):

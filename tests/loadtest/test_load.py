@@ -7,9 +7,10 @@ from contextlib import asynccontextmanager
 import pytest
 from aiohttp import web
 
-from loadtest.chaos.arrivals import constant
-from loadtest.chaos.images import make_images
-from loadtest.chaos.load import Clock, Flow, Load, Verdict, beside
+from loadtest.arrivals import constant
+from loadtest.chaos.load import Clock, Flow, Load, beside
+from loadtest.images import make_images
+from loadtest.verdict import Verdict
 from triton_runtime.standin import fingerprint, numbered_picture
 
 IMAGES = make_images(4)
@@ -31,8 +32,12 @@ async def serving(handler):
         await runner.cleanup()
 
 
+def result(detections, version=1):
+    return {"model": {"name": "gpu_standin", "version": str(version)}, "detections": detections}
+
+
 async def right(request):
-    return web.json_response({"detections": RIGHT[await request.read()]})
+    return web.json_response(result(RIGHT[await request.read()]))
 
 
 def refuse(retry_after="0"):
@@ -90,12 +95,56 @@ async def test_the_answer_to_another_image_is_wrong():
     """Although it is an answer, and in time."""
 
     async def mixed_up(_):
-        return web.json_response({"detections": IMAGES[0].expected})
+        return web.json_response(result(IMAGES[0].expected))
 
     async with serving(mixed_up) as load:
         outcomes = await load.send(Flow(arrivals=[0.0] * 4))
 
     assert Counter(outcome.verdict for outcome in outcomes) == {Verdict.OK: 1, Verdict.WRONG: 3}
+
+
+async def test_an_answer_is_held_against_its_version():
+    """Each version has detections of its own, and is told."""
+    versions = iter([1, 2, 2])
+
+    async def promoted(request):
+        named = next(versions)
+        number = [image.data for image in IMAGES].index(await request.read())
+        return web.json_response(result(IMAGES[number].expected_of(2), named))
+
+    async with serving(promoted) as load:
+        outcomes = await load.send(Flow(arrivals=[0.0, 0.05, 0.1]))
+
+    told = [(outcome.verdict, outcome.version) for outcome in sorted(outcomes, key=lambda each: each.due_at)]
+    assert told == [(Verdict.WRONG, 0), (Verdict.OK, 2), (Verdict.OK, 2)]
+
+
+@pytest.mark.parametrize(
+    "versions, error, verdict",
+    [
+        ((2, 2, 2), None, Verdict.OK),
+        ((2, 1, 2), None, Verdict.WRONG),
+        ((2, 2), {"code": "overloaded", "status": 503}, Verdict.REFUSED),
+        ((2, 2), {"code": "invalid_image", "status": 400}, Verdict.FAILED),
+    ],
+    ids=["one version", "mixed", "one refused", "one failed"],
+)
+async def test_several_images_have_one_version(versions, error, verdict):
+    """All are right, by the same version, or the request was not answered right."""
+
+    async def handler(request):
+        form = await request.post()
+        numbers = [[image.data for image in IMAGES].index(part.file.read()) for part in form.values()]
+        results = [
+            result(IMAGES[number].expected_of(version), version)
+            for number, version in zip(numbers, versions, strict=False)
+        ]
+        return web.json_response({"results": [*results, {"error": error}] if error else results})
+
+    async with serving(handler) as load:
+        (outcome,) = await load.send(Flow(arrivals=[0.0], images=3))
+
+    assert outcome.verdict is verdict
 
 
 async def test_an_answer_after_the_deadline_is_late():
@@ -178,6 +227,17 @@ async def test_a_failure_without_a_problem_document_is_told_by_its_status():
         (outcome,) = await load.send(Flow(arrivals=[0.0]))
 
     assert outcome.reasons == ("502",)
+
+
+async def test_open_load_ends_when_it_is_told():
+    """What is not due yet is not sent."""
+    over = asyncio.Event()
+    over.set()
+
+    async with serving(right) as load, asyncio.timeout(30):
+        outcomes = await load.send(Flow(arrivals=[0.0, 1000.0]), until=over)
+
+    assert outcomes == []
 
 
 async def test_closed_load_has_so_many_callers_at_a_time():

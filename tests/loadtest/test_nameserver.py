@@ -47,7 +47,9 @@ async def test_a_name_is_found_whatever_its_case():
 
 
 @pytest.mark.parametrize(
-    "datagram", [b"", b"\x00" * 5, dns.message.make_response(dns.message.make_query(NAME, "A")).to_wire()]
+    "datagram",
+    [b"", b"\x00" * 5, dns.message.make_response(dns.message.make_query(NAME, "A")).to_wire()],
+    ids=["empty", "zeros", "response"],
 )
 async def test_what_is_no_question_gets_no_answer(datagram):
     """Neither noise nor a response, and the server goes on."""
