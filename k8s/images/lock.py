@@ -58,6 +58,7 @@ LOCKS: Final = {
         (f"{OURS}[export]", "opencv-python-headless", "pillow", "simplejpeg"),
         frozenset({"setuptools", "torch"}),
     ),
+    "load": Lock("3.13", (f"{OURS}[load]",)),
 }
 
 

@@ -17,7 +17,7 @@ from tests.k8s import images
 from tests.k8s.conftest import K8S, PLATFORMS, VARIANTS, container, containers, objects, of_kind
 
 BUILD = images.IMAGES / "build"
-TARGETS = ("gateway", "triton", "exporter", "models")
+TARGETS = ("gateway", "triton", "exporter", "load", "models")
 WORKFLOWS = REPOSITORY / ".github" / "workflows"
 BUDGET_BYTES = 350_000_000
 BASE_BYTES = 62_000_000  # distroless Python of Debian 13: an assumption, Debian 12's was 55; CI weighs the image itself
@@ -147,7 +147,7 @@ def test_no_secret_is_sent():
     assert not images.is_sent(".venv/bin/python", rules)
 
 
-@pytest.mark.parametrize("name", ["build", "exporter", "gateway", "triton"])
+@pytest.mark.parametrize("name", ["build", "exporter", "gateway", "load", "triton"])
 def test_locks_are_fresh(name):
     """Each has what pyproject.toml asks for, in the versions of constraints.txt; else run k8s/images/lock.py."""
     lock = images.load_lock()
@@ -352,7 +352,7 @@ def test_digests_are_named_where_pods_read_them(machine, repository):
     "arguments, message",
     [
         (["sign"], "nothing was pushed"),
-        (["gatway"], "there is no image gatway; there are: gateway triton exporter models"),
+        (["gatway"], "there is no image gatway; there are: gateway triton exporter load models"),
         (["models"], "there is no model in"),
     ],
 )
