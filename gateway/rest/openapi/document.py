@@ -63,11 +63,11 @@ def _console(subject: Subject) -> str:
     if not subject.face.has_console:
         return "The console is turned off."
     return (
-        f"`GET {stream.PATH}` is a WebSocket for the frames of one camera (subprotocol `{stream.PROTOCOL}`): each binary "
-        "message is one image, and each answer a text message, what `/v1/detect` answers or an `error`, with `frame` "
-        "(the message's number, from 0) and `dropped` (how many frames gave way to it). The query string has the "
-        "parameters of `/v1/detect` that say what to find, and `mode`: `latest`, the default, or `ordered`, which drops "
-        f"none. `GET {live.PATH}` has server-sent events, one a second, with what the console at `/` shows."
+        f"`GET {stream.PATH}` is a WebSocket for the frames of one camera (subprotocol `{stream.PROTOCOL}`): each "
+        "binary message is one image, and each answer a text message, what `/v1/detect` answers or an `error`, with "
+        "`frame` (the message's number, from 0) and `dropped` (how many frames gave way to it). The query string has "
+        "the parameters of `/v1/detect` that say what to find, and `mode`: `latest`, the default, or `ordered`, which "
+        f"drops none. `GET {live.PATH}` has server-sent events, one a second, with what the console at `/` shows."
     )
 
 

@@ -35,11 +35,11 @@ def render(document: Mapping[str, Any]) -> str:
         f"<h2>{_text(tag['name'])}</h2><ul>{_join(_entry(*each) for each in members)}</ul>" for tag, members in tags
     )
     parts = _join(
-        f"<h2>{_text(tag['name'])}</h2>{_prose(tag['description'])}{_join(_operation(*each) for each in members)}"
+        f"<h2>{_text(tag['name'])}</h2>{prose(tag['description'])}{_join(_operation(*each) for each in members)}"
         for tag, members in tags
     )
     schemas = document["components"]["schemas"]
-    records = _join(f"<h3 id='{_text(name)}'>{_text(name)}</h3>{_fields(schema)}" for name, schema in schemas.items())
+    records = _join(f"<h3 id='{_text(name)}'>{_text(name)}</h3>{fields(schema)}" for name, schema in schemas.items())
     title = _text(info["title"])
     return (
         "<!doctype html><html lang='en'><head><meta charset='utf-8'>"
@@ -48,7 +48,7 @@ def render(document: Mapping[str, Any]) -> str:
         f"<nav><a href='#top'>{title}</a><a href='/openapi.json'>openapi.json</a>{contents}"
         "<h2>Data</h2><ul><li><a href='#data'>Schemas</a></li></ul></nav>"
         f"<main id='top'><h1>{title} <small>{_text(info['version'])}</small></h1>"
-        f"{_prose(info['summary'])}{_prose(info['description'])}{parts}<h2 id='data'>Data</h2>{records}</main>"
+        f"{prose(info['summary'])}{prose(info['description'])}{parts}<h2 id='data'>Data</h2>{records}</main>"
         "</div></body></html>"
     )
 
@@ -60,10 +60,17 @@ def _entry(path: str, method: str, operation: Mapping[str, Any]) -> str:
 def _operation(path: str, method: str, operation: Mapping[str, Any]) -> str:
     return (
         f"<section><h3 id='{operation['operationId']}'><span class='method'>{method.upper()}</span>{_text(path)}</h3>"
-        f"<p><b>{_text(operation['summary'])}</b></p>{_prose(operation.get('description', ''))}"
+        f"{details(operation)}</section>"
+    )
+
+
+def details(operation: Mapping[str, Any]) -> str:
+    """One operation below its heading: what it does, code to copy, parameters, body and answers."""
+    return (
+        f"<p><b>{_text(operation['summary'])}</b></p>{prose(operation.get('description', ''))}"
         f"{_join(_sample(sample) for sample in operation['x-codeSamples'])}"
         f"{_parameters(operation['parameters'])}{_body(operation.get('requestBody'))}"
-        f"{_responses(operation['responses'])}</section>"
+        f"{_responses(operation['responses'])}"
     )
 
 
@@ -73,7 +80,7 @@ def _sample(sample: Mapping[str, str]) -> str:
 
 def _parameters(parameters: Iterable[Mapping[str, Any]]) -> str:
     rows = (
-        (f"<code>{_text(each['name'])}</code>", each["in"], _written(each), _prose(each["description"]))
+        (f"<code>{_text(each['name'])}</code>", each["in"], _written(each), prose(each["description"]))
         for each in parameters
     )
     return f"<h4>Parameters</h4>{_table(('name', 'in', 'values', 'meaning'), rows)}"
@@ -88,14 +95,14 @@ def _body(body: Mapping[str, Any] | None) -> str:
     if body is None:
         return ""
     kinds = ((f"<code>{_text(kind)}</code>", _content(content)) for kind, content in body["content"].items())
-    return f"<h4>Body</h4>{_prose(body['description'])}{_table(('content type', 'content'), kinds)}"
+    return f"<h4>Body</h4>{prose(body['description'])}{_table(('content type', 'content'), kinds)}"
 
 
 def _responses(responses: Mapping[str, Mapping[str, Any]]) -> str:
     def row(status: str, response: Mapping[str, Any]) -> tuple[str, str]:
         contents = response.get("content", {}).items()
         shown = _join(f"<p class='type'>{_text(kind)}</p>{_content(content)}" for kind, content in contents)
-        return f"<b>{status}</b>", _prose(response["description"]) + shown
+        return f"<b>{status}</b>", prose(response["description"]) + shown
 
     return f"<h4>Answers</h4>{_table(('status', 'meaning'), (row(*each) for each in responses.items()))}"
 
@@ -117,9 +124,9 @@ def _example(summary: str, value: object, state: str = "") -> str:
     return f"<details{state}><summary>{_text(summary)}</summary>{_code(encoded)}</details>"
 
 
-def _fields(schema: Mapping[str, Any]) -> str:
+def fields(schema: Mapping[str, Any]) -> str:
     """A record's fields; of a list those of its items."""
-    return _prose(schema["description"]) + _table(
+    return prose(schema["description"]) + _table(
         ("field", "values", "meaning"), _rows(schema.get("items", schema), "")
     )
 
@@ -128,7 +135,7 @@ def _rows(schema: Mapping[str, Any], prefix: str) -> Iterable[tuple[str, ...]]:
     """A row for each field, and below it those of a record, or of a list of records, that has no name of its own."""
     for name, field in schema.get("properties", {}).items():
         required = "" if name in schema.get("required", ()) else " <span class='type'>(optional)</span>"
-        yield f"<code>{prefix}{_text(name)}</code>{required}", _type(field), _prose(field.get("description", ""))
+        yield f"<code>{prefix}{_text(name)}</code>{required}", _type(field), prose(field.get("description", ""))
         inner = field.get("items", field)
         yield from _rows(inner, f"{prefix}{_text(name)}{'' if inner is field else '[]'}.")
 
@@ -165,7 +172,7 @@ def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     return f"<div class='wide'><table><thead><tr>{header}</tr></thead><tbody>{body}</tbody></table></div>"
 
 
-def _prose(text: str) -> str:
+def prose(text: str) -> str:
     """Paragraphs, with code between backquotes: as much of Markdown as the document uses."""
     coded = re.sub(r"`([^`]+)`", r"<code>\1</code>", _text(text))
     return _join(f"<p>{paragraph}</p>" for paragraph in coded.split("\n\n") if paragraph)
