@@ -1,30 +1,37 @@
 # `make up` runs EagleEye on this machine; `make test` runs every check. Both set up what they need, once.
 PYTHON ?= python3
+# Processes that share the tests. Most tests wait for servers, so one more than a small machine has processors.
+WORKERS ?= 3
 BIN := .venv/bin
 
-.PHONY: up test lint bench chaos format clean help
+.PHONY: up test lint bench bench-quick chaos screenshots format clean help
 .DEFAULT_GOAL := help
 
 help:  ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 up: .venv/.done .venv-triton/.done  ## export the shipped model, start Triton and the gateway (Ctrl-C stops both)
 	@$(BIN)/eagleeye up
 
 test: lint .venv-triton/.done .venv-kserve/.done  ## lint, types, and every test against a real Triton
-	$(BIN)/pytest
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 lint: .venv/.dev  ## ruff's rules and format, mypy's strict types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: .venv/.dev  ## what serving costs; needs `make up` in another terminal, and a quiet machine
-	$(BIN)/python -m loadtest.overhead
-	$(BIN)/python -m loadtest.slow_clients
+bench: .venv/.dev .venv-triton/.done  ## each stage, and the whole path beside its limit and other servers; six quiet minutes
+	@$(BIN)/python -m loadtest.bench
+
+bench-quick: .venv/.dev .venv-triton/.done  ## the same in less than a minute, to see what a change does
+	@$(BIN)/python -m loadtest.bench --quick
 
 chaos: .venv/.dev .venv-triton/.done  ## what a fleet does while parts of it fail; needs haproxy and a quiet machine
 	$(BIN)/python -m loadtest.chaos all
+
+screenshots: .venv/.dev  ## the README's pictures of the console; needs `make up` in another terminal, and chromium
+	$(BIN)/python -m tests.console.screenshots
 
 format: .venv/.dev  ## let ruff format the code and mend what it can
 	$(BIN)/ruff check --fix .
@@ -47,7 +54,7 @@ clean:  ## remove environments, caches, exported models and logs
 	@touch $@
 
 .venv/.dev: .venv/.done
-	$(BIN)/pip install --disable-pip-version-check -c constraints.txt -e '.[gateway,tracing,export,client,supervision,detect,evaluate,gate,loadtest,dev]'
+	$(BIN)/pip install --disable-pip-version-check -c constraints.txt -e '.[gateway,tracing,export,client,supervision,detect,evaluate,gate,load,loadtest,baselines,dev]'
 	@touch $@
 
 .venv-triton/.done: triton_runtime/requirements.txt constraints.txt .venv/.done

@@ -3,9 +3,19 @@
 import os
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+
+hypothesis.settings.register_profile("tests", deadline=None)  # how fast an example is depends on who else is at work
+hypothesis.settings.load_profile("tests")
+
+
+def pytest_collection_modifyitems(config, items):
+    """Where several processes share the tests, those that take longest begin first: none is left alone with them."""
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: REPOSITORY / "tests" / "platform" not in item.path.parents)
 
 
 @pytest.fixture(scope="session")
@@ -15,6 +25,13 @@ def shared_dir():
     if not directory.is_dir():
         pytest.skip("the folder ../shared with parity fixtures and annotated images is not here")
     return directory
+
+
+@pytest.fixture(scope="session")
+def run_folder(tmp_path_factory):
+    """A folder that all processes of this run have in common."""
+    folder = tmp_path_factory.getbasetemp()
+    return folder.parent if os.environ.get("PYTEST_XDIST_WORKER") else folder
 
 
 def missing(program):

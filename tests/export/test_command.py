@@ -9,8 +9,11 @@ from click.testing import CliRunner
 
 import export.__main__
 from export.__main__ import export as command
-from export.errors import VerificationError
+from export.__main__ import next_step, require_loaded
+from export.errors import PlanError, VerificationError
+from export.repository import publish
 from export.variants import VARIANTS
+from tests.export.test_repository import config_for
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -158,3 +161,16 @@ def test_options_reach_the_export(run, arguments, tmp_path, monkeypatch):
     left_alone = {"--precision": "fp32", "--calibration": None, "--float-layers": None, "--gate": None}
     assert arrived == {**left_alone, **extra}
     assert received[0].repository == tmp_path / "repository"
+
+
+def test_a_version_that_is_not_loaded_says_how(tmp_path):
+    """The first one is loaded by whoever starts; a later one is loaded by a command, and has no plan before."""
+    first, second = (publish(tmp_path / "models", config_for(graph), graph) for graph in (b"first", b"second"))
+
+    require_loaded(first)
+    assert next_step(first) == []
+    assert next_step(second) == ["not loaded yet    eagleeye model load detector 2 --triton-url HOST:8001"]
+    with pytest.raises(
+        PlanError, match=r"version 2 of detector is published, but not loaded.*model load detector 2 --only"
+    ):
+        require_loaded(second)

@@ -1,11 +1,11 @@
 """The real thing: `eagleeye up` with a real Triton, started once for all tests of this folder."""
 
 import contextlib
+import fcntl
 import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -19,22 +19,14 @@ import numpy as np
 import psutil
 import pytest
 
+from loadtest.chaos.processes import free_ports
 from tests.conftest import REPOSITORY
+from triton_runtime.process import die_with_parent
 
 MODEL = "damoyolo_ns_deeppcb"
 READY_SECONDS = 180
+SETTLE_SECONDS = 10
 PORT_SETTINGS = ("http", "grpc", "triton_http", "triton_grpc", "triton_metrics")
-
-
-def free_ports(count):
-    """Ports that nobody uses now; found together, so that they differ."""
-    sockets = [socket.socket() for _ in range(count)]
-    for each in sockets:
-        each.bind(("127.0.0.1", 0))
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
 
 
 def detections(result):
@@ -70,6 +62,7 @@ class Platform:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                preexec_fn=die_with_parent,  # noqa: PLW1509 (it calls prctl and no more; Ctrl-C ends xdist's processes at once)
             )
         return cls(folder, ports, process)
 
@@ -125,6 +118,15 @@ class Platform:
             page = response.read().decode()
         return sum(float(value) for value in re.findall(rf"^{name}{{.*{label}.*}} (\S+)$", page, re.MULTILINE))
 
+    def settled_metric(self, name, at_least=0.0):
+        """As `triton_metric`, once it stands still: Triton counts a request a little later than it answers it."""
+        deadline, before = time.monotonic() + SETTLE_SECONDS, None
+        while (now := self.triton_metric(name)) != before or now < at_least:
+            assert time.monotonic() < deadline, f"{name} was {before}, is {now}, and should be {at_least} or more"
+            before = now
+            time.sleep(0.2)
+        return now
+
     def stop(self, number=signal.SIGTERM):
         """Stop it, and return its exit code and whatever survived."""
         family = psutil.Process(self.process.pid).children(recursive=True)
@@ -137,9 +139,17 @@ class Platform:
 
 
 @pytest.fixture(scope="session")
-def platform(tmp_path_factory):
-    """A ready platform that serves the shipped model."""
-    platform = Platform.start(tmp_path_factory.mktemp("platform"))
+def platform(tmp_path_factory, run_folder):
+    """A ready platform that serves the shipped model, which one of a run's processes exports for all."""
+    folder, exported = tmp_path_factory.mktemp("platform"), run_folder / "models"
+    with (run_folder / "models.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if exported.exists():
+            shutil.copytree(exported, folder / "models")
+            platform = Platform.start(folder)
+        else:
+            platform = Platform.start(folder).wait_until_ready()
+            shutil.copytree(folder / "models", exported)
     yield platform.wait_until_ready()
     platform.stop()
 

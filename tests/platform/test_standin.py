@@ -12,8 +12,7 @@ import aiohttp
 import pytest
 
 from tests.conftest import REPOSITORY
-from tests.platform.conftest import Platform
-from tests.triton_runtime.test_standin import ports_in_a_row
+from tests.platform.conftest import Platform, free_ports
 from triton_runtime.standin import encode_png, fingerprint, numbered_picture
 
 TRITON_SERVICES = ("http", "grpc", "metrics")
@@ -25,7 +24,7 @@ def fleet(tmp_path):
     started = []
 
     def start(count, **environment):
-        block = ports_in_a_row(10 * (count - 1) + len(TRITON_SERVICES))
+        block = free_ports(10 * (count - 1) + len(TRITON_SERVICES))
         ports = dict(zip((f"triton_{service}" for service in TRITON_SERVICES), block, strict=False))
         settings = {f"EAGLEEYE_{name.upper()}_PORT": str(port) for name, port in ports.items()}
         settings |= {"EAGLEEYE_TRITONS": str(count), "EAGLEEYE_STANDIN": "1"}
@@ -139,7 +138,7 @@ def test_ports_that_cannot_be_are_refused_in_one_line(tmp_path, flags, said):
 
 def test_a_busy_port_of_the_second_triton_is_refused_in_one_line(tmp_path):
     """The line names the option that moves the first one's, and by how much it is higher."""
-    block = ports_in_a_row(15)
+    block = free_ports(15)
     flags = ("--http-port", "--grpc-port", "--triton-http-port", "--triton-grpc-port", "--triton-metrics-port")
     with socket.socket() as holder:
         holder.bind(("127.0.0.1", block[14]))
