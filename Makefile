@@ -4,7 +4,7 @@ PYTHON ?= python3
 WORKERS ?= 3
 BIN := .venv/bin
 
-.PHONY: up test lint bench bench-quick chaos screenshots format clean help
+.PHONY: up test lint bench bench-quick chaos screenshots docs format clean help
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -33,12 +33,15 @@ chaos: .venv/.dev .venv-triton/.done  ## what a fleet does while parts of it fai
 screenshots: .venv/.dev  ## the README's pictures of the console; needs `make up` in another terminal, and chromium
 	$(BIN)/python -m tests.console.screenshots
 
+docs: .venv/.dev  ## the documentation as a site in site/, with the references that are made from the code
+	@$(BIN)/python -m docs.generate
+
 format: .venv/.dev  ## let ruff format the code and mend what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean:  ## remove environments, caches, exported models and logs
-	rm -rf .venv .venv-triton .venv-kserve .eagleeye .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-triton .venv-kserve .eagleeye .mypy_cache .pytest_cache .ruff_cache .hypothesis site
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 	find model_repository -mindepth 1 -not -name README.md -delete
 
@@ -54,7 +57,7 @@ clean:  ## remove environments, caches, exported models and logs
 	@touch $@
 
 .venv/.dev: .venv/.done
-	$(BIN)/pip install --disable-pip-version-check -c constraints.txt -e '.[gateway,tracing,export,client,supervision,detect,evaluate,gate,load,loadtest,baselines,dev]'
+	$(BIN)/pip install --disable-pip-version-check -c constraints.txt -e '.[gateway,tracing,export,client,supervision,detect,evaluate,gate,load,loadtest,baselines,docs,dev]'
 	@touch $@
 
 .venv-triton/.done: triton_runtime/requirements.txt constraints.txt .venv/.done

@@ -123,12 +123,14 @@ def ensure(
     sha256 = _digest_of_graph(published)
     try:
         wanted = PlanIdentity(sha256, machine or this_machine(), profile, options.plan)
-        if _serves(published, wanted):
-            return Ensured(published, "unchanged")
         cache = _PlanCache(options, progress)
+        if _serves(published, wanted):
+            cache.note_use(wanted.key)
+            return Ensured(published, "unchanged")
         if cache.find(wanted.key) is None:  # what is served now is no plan, or one that does not fit
             published = serve(published, serving_onnx(published.config))
-        outcome, directory = cache.get(wanted, published.model_file)
+        outcome, directory = cache.get(wanted, published)
+        cache.note_use(wanted.key)
     except PlanError as error:
         return Ensured(serve(published, serving_onnx(published.config)), "onnx", str(error))
     except OSError as error:
@@ -151,6 +153,12 @@ def bring(source: Path, repository: Path, name: str) -> None:
     """
     published = _published(source, name)
     copy_loaded(published, serving_onnx(published.config), repository)
+
+
+def timing_file_name(machine: Machine | None) -> str:
+    """Where the cache keeps what builds on a kind of machine have measured; None: a pattern for all of them."""
+    digest = "*" if machine is None else _digest(machine)
+    return f"timing-{digest}.cache"
 
 
 def models(repository: Path) -> list[str]:
@@ -200,7 +208,7 @@ class _PlanCache:
     def __init__(self, options: EngineOptions, progress: Callable[[str], None]) -> None:
         self._root, self._options, self._progress = options.engines, options, progress
 
-    def get(self, wanted: PlanIdentity, graph: Path) -> tuple[Literal["cached", "built"], Path]:
+    def get(self, wanted: PlanIdentity, model: PublishedModel) -> tuple[Literal["cached", "built"], Path]:
         """The directory of the plan, built if that is allowed.
 
         Raises:
@@ -215,7 +223,7 @@ class _PlanCache:
             with lease(self._root / f"{wanted.key}.lock", self._options.stale_seconds) as holder:
                 if holder is None:
                     found = self.find(wanted.key)  # perhaps it was finished a moment ago
-                    return ("built", self._build(wanted, graph)) if found is None else ("cached", found)
+                    return ("built", self._build(wanted, model)) if found is None else ("cached", found)
             if time.monotonic() >= deadline:
                 raise PlanError(f"the plan for {_words(wanted)} is being built by {holder}")
             self._progress(f"waiting for {holder}, which builds the plan")
@@ -237,17 +245,23 @@ class _PlanCache:
             shutil.rmtree(aside)
         return None
 
-    def _build(self, wanted: PlanIdentity, graph: Path) -> Path:
+    def note_use(self, key: str) -> None:
+        """Let the plan count as just used, for `engine_prune`."""
+        with contextlib.suppress(OSError):  # a cache that is read-only here, or one that has no such plan any more
+            os.utime(self._root / key / RECORD_FILE)
+
+    def _build(self, wanted: PlanIdentity, model: PublishedModel) -> Path:
         started = time.monotonic()
         self._progress(f"building the plan for {_words(wanted)}; this takes minutes")
-        content = graph.read_bytes()
+        content = model.model_file.read_bytes()
         _require_support(content)
-        timing_file = self._root / f"timing-{_digest(wanted.machine)}.cache"
+        timing_file = self._root / timing_file_name(wanted.machine)
         timing = timing_file.read_bytes() if timing_file.exists() else b""
         plan, timing = build_plan(content, wanted.profile, wanted.settings, timing, self._progress)
         if timing:
             write_atomically(timing_file, timing)
         record = {
+            "model": model.config.name,
             **dataclasses.asdict(wanted),
             "plan_sha256": hashlib.sha256(plan).hexdigest(),
             "plan_bytes": len(plan),

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from export.engine import EngineOptions, bring, ensure, models
-from export.errors import ExportError
-from export.plan_options import plan_options, take_plan_options
+from export.engine_prune import prune
+from export.errors import ExportError, PlanError
+from export.plan_options import engines_option, plan_options, take_plan_options
 
 if TYPE_CHECKING:
     from export.engine import Ensured
+    from export.engine_prune import CachedPlan
 
 NO_PLAN: Final = 3
 """Exit code where a plan was required, and ONNX serves."""
@@ -29,7 +31,7 @@ _WORDS: Final = {
 
 @click.group(context_settings={"max_content_width": 120})
 def engine() -> None:
-    """Build TensorRT plans, and serve them where they fit."""
+    """Build TensorRT plans, serve them where they fit, and remove old ones."""
 
 
 @engine.command(name="ensure", context_settings={"show_default": True, "max_content_width": 120})
@@ -55,6 +57,7 @@ def engine() -> None:
     default=0.0,
     help="Longest wait for another machine that builds the same plan.",
 )
+@click.option("--keep", type=click.IntRange(min=1), help="Then prune --engines, see `eagleeye engine prune`.")
 @plan_options
 def ensure_command(**values: Any) -> None:
     """See to it that each model is served by a TensorRT plan that fits this machine, or else by its ONNX file.
@@ -74,6 +77,8 @@ def ensure_command(**values: Any) -> None:
         if not chosen:
             raise click.ClickException(f"{source or repository} holds no model with an ONNX file")
         results = [_one(name, source, repository, options) for name in chosen]
+        if values["keep"] is not None:
+            _prune_after(engines, values["keep"])
     except ExportError as error:
         raise click.ClickException(str(error)) from error
     if values["require_plan"] and not all(result.has_plan for result in results):
@@ -87,3 +92,42 @@ def _one(name: str, source: Path | None, repository: Path, options: EngineOption
     because = f": {result.reason}" if result.reason else ""
     click.echo(f"{name} version {result.model.version} {_WORDS[result.outcome]}{because}")
     return result
+
+
+@engine.command(name="prune", context_settings={"show_default": True, "max_content_width": 120})
+@engines_option
+@click.option(
+    "--keep",
+    type=click.IntRange(min=1),
+    default=3,
+    help="How many plans of each model stay for each kind of GPU, those that were built or taken last.",
+)
+@click.option("--dry-run", is_flag=True, help="Remove nothing, and show what would be.")
+def prune_command(*, engines: Path, keep: int, dry_run: bool) -> None:
+    """Remove plans that others have replaced, and what is left of builds that died.
+
+    What serves has a copy of its own, and goes on. A plan that is missing later is built again. `engine ensure` can't
+    note that it takes a plan where the folder is read-only, as in the init containers of pods: what counts there is the
+    Job that builds.
+    """
+    try:
+        removed = prune(engines, keep, dry_run=dry_run)
+    except ExportError as error:
+        raise click.ClickException(str(error)) from error
+    _say_removed("would remove" if dry_run else "removed", removed)
+    if not removed:
+        click.echo(f"{engines}: nothing to remove")
+
+
+def _prune_after(engines: Path, keep: int) -> None:
+    """Prune, unless the cache can't be written: that is no reason not to serve."""
+    try:
+        _say_removed("removed", prune(engines, keep))
+    except PlanError as error:
+        click.echo(str(error), err=True)
+
+
+def _say_removed(word: str, plans: tuple[CachedPlan, ...]) -> None:
+    for plan in plans:
+        machine = f"{plan.machine.gpu_name}, TensorRT {plan.machine.tensorrt_version}"
+        click.echo(f"{word} a plan of {plan.model} for {machine} ({plan.size_bytes / 2**20:.1f} MiB)")

@@ -22,7 +22,7 @@ from eagleeye.client import Client, EagleEyeError
 from eagleeye.options import without_settings
 from export.errors import GateError
 from export.evaluate import Dataset, EvaluationFailed, Metrics, coco_metrics, detect_all, read_dataset
-from export.repository import publish
+from export.repository import file_sha256, publish
 from triton_runtime.environment import TritonEnvironment, UnsupportedMachine
 from triton_runtime.process import Child, running
 from triton_runtime.server import HOST, Ports, TritonServer, why_no_model_loads
@@ -30,6 +30,7 @@ from triton_runtime.server import HOST, Ports, TritonServer, why_no_model_loads
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
 
+    from export.calibration import CalibrationSet
     from export.precision_options import GateOptions
 
 EXTRA: Final = ("pycocotools", "tqdm", "matplotlib")
@@ -97,6 +98,26 @@ def read_gate_dataset(options: GateOptions, labels: tuple[str, ...]) -> Dataset:
     if lacking:
         raise GateError(f"the gate needs {', '.join(lacking)}: pip install 'eagleeye[gate]'")
     return dataset
+
+
+def held_out(dataset: Dataset, calibration: CalibrationSet) -> Dataset:
+    """The data set without the images that a quantization was calibrated on: they would flatter it.
+
+    Args:
+        dataset: what `read_gate_dataset` gave.
+        calibration: compared by the files' content.
+
+    Raises:
+        GateError: no image is left, or none with a box.
+    """
+    seen = {file_sha256(file) for file in calibration.files}
+    pictures = [picture for picture in dataset.pictures if file_sha256(picture.path) not in seen]
+    ids = {picture.id for picture in pictures}
+    images = [image for image in dataset.annotations["images"] if image["id"] in ids]
+    boxes = [box for box in dataset.annotations["annotations"] if box["image_id"] in ids]
+    if not boxes:
+        raise GateError("all annotated images of the gate are calibration images, too; calibrate on others")
+    return Dataset({**dataset.annotations, "images": images, "annotations": boxes}, pictures, dataset.category_ids)
 
 
 def judge(

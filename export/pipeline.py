@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from export.build import BuiltModel
+    from export.calibration import CalibrationSet
     from export.evaluate import Dataset
     from export.gate import Verdict
     from export.precision_options import GateOptions
@@ -121,7 +122,7 @@ def export_model(options: ExportOptions, progress: Callable[[str], None] = _sile
             published = None
         elif options.gate is None or _passed_before(published, options.gate):
             return _reconfigure(published, _keep_found(description, published), started)
-    dataset = _gate_dataset(options, description)
+    dataset = _gate_dataset(options, description, precision.calibration, progress)
     from export.build import build  # noqa: PLC0415 (imports torch, for seconds; nothing before needs it)
     from export.tensorrt_support import require_tensorrt_support  # noqa: PLC0415 (imports onnx)
 
@@ -171,13 +172,24 @@ def _keep_found(description: ModelDescription, published: PublishedModel) -> Mod
 # ------------------------------------------------------------------------------------------------------------- gate
 
 
-def _gate_dataset(options: ExportOptions, description: ModelDescription) -> Dataset | None:
+def _gate_dataset(
+    options: ExportOptions,
+    description: ModelDescription,
+    calibration: CalibrationSet | None,
+    progress: Callable[[str], None],
+) -> Dataset | None:
     """What the gate will measure on, if there is one. Comes before the build, to fail early."""
     if options.gate is None:
         return None
-    from export.gate import read_gate_dataset  # noqa: PLC0415 (needs what `eagleeye evaluate` needs)
+    from export.gate import held_out, read_gate_dataset  # noqa: PLC0415 (needs what `eagleeye evaluate` needs)
 
-    return read_gate_dataset(options.gate, description.labels)
+    dataset = read_gate_dataset(options.gate, description.labels)
+    if calibration is None:
+        return dataset
+    rest = held_out(dataset, calibration)
+    if left_out := len(dataset.pictures) - len(rest.pictures):
+        progress(f"leaving {left_out} of the gate's {len(dataset.pictures)} images out, which are calibration images")
+    return rest
 
 
 def _passed_before(published: PublishedModel, gate: GateOptions) -> bool:

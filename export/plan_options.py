@@ -1,4 +1,4 @@
-"""Options of the commands that make plans: `eagleeye engine ensure` and `eagleeye export --format tensorrt`."""
+"""Options of the commands around plans: `eagleeye engine ensure` and `prune`, `eagleeye export --format tensorrt`."""
 
 from __future__ import annotations
 
@@ -18,15 +18,17 @@ Command = TypeVar("Command", bound="Callable[..., Any]")
 _FOLDER: Final = click.Path(file_okay=False, path_type=Path)
 _DEFAULT: Final = PlanSettings()
 
+engines_option: Final = click.option(
+    "--engines",
+    type=_FOLDER,
+    default=EngineOptions().engines,
+    envvar="EAGLEEYE_ENGINES",
+    show_envvar=True,
+    help="Folder of built TensorRT plans, which machines may share. Created if need be.",
+)
+
 OPTIONS: Final = (
-    click.option(
-        "--engines",
-        type=_FOLDER,
-        default=EngineOptions().engines,
-        envvar="EAGLEEYE_ENGINES",
-        show_envvar=True,
-        help="Folder of built TensorRT plans, which machines may share. Created if need be.",
-    ),
+    engines_option,
     click.option(
         "--best-batch",
         type=click.IntRange(min=1),

@@ -59,7 +59,8 @@ OPTIONS: Final = (
         nargs=2,
         type=(_FOLDER, _FILE),
         metavar="IMAGES ANNOTATIONS",
-        help="Measure COCO mAP on this data set before publication, through a Triton and a gateway of the gate's own.",
+        help="Measure COCO mAP on this data set before publication, through a Triton and a gateway of the gate's own. "
+        "Calibration images in it are left out.",
     ),
     click.option(
         "--max-map-drop",

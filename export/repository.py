@@ -38,6 +38,9 @@ MEASURED: Final = ("map50_95", "map50_95_fp32", "evaluated_on")
 NAME: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,127}")
 """Model names that are safe as file names, in URLs and in metric labels."""
 
+_VERSION: Final = re.compile(r"[1-9][0-9]*")
+_LAST_VERSION: Final = 2**63 - 1  # Triton's own type of a version
+
 
 @dataclass(frozen=True, slots=True)
 class ModelDescription:
@@ -244,10 +247,15 @@ def find_published(repository: Path, name: str) -> PublishedModel | None:
         config = text_format.Parse((directory / CONFIG_FILE).read_text(encoding="utf-8"), pb.ModelConfig())
     except (OSError, ValueError, text_format.ParseError) as error:
         raise RepositoryError(
-            f"{directory} is in the way: it has no readable {CONFIG_FILE}. Remove it, or choose another name"
+            f"{directory} is in the way: it has no readable {CONFIG_FILE}. Mend or remove it, or choose another name"
         ) from error
-    versions = sorted(int(entry.name) for entry in directory.iterdir() if re.fullmatch(r"[1-9][0-9]*", entry.name))
+    versions = sorted(int(entry.name) for entry in directory.iterdir() if _is_version(entry))
     return PublishedModel(directory, config, max(versions, default=0), tuple(versions))
+
+
+def _is_version(entry: Path) -> bool:
+    """Whether Triton takes it for a version: a directory, of a number that it can hold."""
+    return bool(_VERSION.fullmatch(entry.name)) and int(entry.name) <= _LAST_VERSION and entry.is_dir()
 
 
 def require_same_interface(published: PublishedModel, config: Any) -> None:

@@ -88,6 +88,7 @@ class Query:
         max_detections: 1 to `MAX_DETECTIONS`.
         classes: ids or labels to look for, all when None.
         agnostic_nms: whether NMS works across classes.
+        clip: whether boxes end at the border of the image, see `gateway.postprocess.postprocess`.
         priority: how urgent it is.
 
     Raises:
@@ -101,6 +102,7 @@ class Query:
     max_detections: int = 500
     classes: tuple[str, ...] | None = None
     agnostic_nms: bool = False
+    clip: bool = True
     priority: Priority = Priority.NORMAL
 
     def __post_init__(self) -> None:
@@ -124,6 +126,7 @@ class Query:
             max_detections=self.max_detections,
             class_ids=None if self.classes is None else _class_ids(self.classes, model),
             agnostic_nms=self.agnostic_nms,
+            clip=self.clip,
         )
 
 

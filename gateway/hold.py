@@ -33,6 +33,8 @@ class Hold:
         self._max_images = max_images
         self._metrics = metrics
         self._held = 0
+        self._timeouts: set[asyncio.Timeout] = set()  # of those that wait
+        self._is_stopping = False
 
     @property
     def is_enabled(self) -> bool:
@@ -48,8 +50,10 @@ class Hold:
         """Refuse images that there is no place for.
 
         Raises:
-            TritonUnavailable: there is none.
+            TritonUnavailable: there is none, or nothing is held any more.
         """
+        if self._is_stopping:
+            raise _stopping()
         if self._held + images > self._max_images:
             self._metrics.shed.labels("", "hold").inc(images)
             raise TritonUnavailable(
@@ -61,7 +65,7 @@ class Hold:
         """Hold images until a Triton serves a detector. Returns at once if one does, or if nothing is ever held.
 
         Raises:
-            TritonUnavailable: there is no place for them, or no Triton came in time.
+            TritonUnavailable: there is no place for them, no Triton came in time, or `stop` was called.
         """
         if not self.is_due:
             return
@@ -70,9 +74,15 @@ class Hold:
         self._held += images
         waiting.inc(images)
         try:
-            async with asyncio.timeout(deadline.remaining_seconds()):
-                await self._predictor.until_served()
+            async with asyncio.timeout(deadline.remaining_seconds()) as timeout:
+                self._timeouts.add(timeout)
+                try:
+                    await self._predictor.until_served()
+                finally:
+                    self._timeouts.discard(timeout)
         except (TimeoutError, DeadlineExceeded):
+            if self._is_stopping:
+                raise _stopping() from None
             raise TritonUnavailable(
                 f"no Triton has come to serve a detector within the {deadline.timeout_seconds * 1e3:.0f} ms that the "
                 "request allows; try again shortly"
@@ -80,3 +90,18 @@ class Hold:
         finally:
             self._held -= images
             waiting.dec(images)
+
+    def stop(self) -> None:
+        """Refuse what is held, and hold nothing from now on: this process ends before the deadlines do.
+
+        So callers hear of it, and ask another gateway.
+        """
+        self._is_stopping = True
+        now = asyncio.get_running_loop().time()
+        for timeout in self._timeouts:
+            if not timeout.expired():
+                timeout.reschedule(now)
+
+
+def _stopping() -> TritonUnavailable:
+    return TritonUnavailable("no Triton serves a detector yet, and this gateway is stopping; try again shortly")

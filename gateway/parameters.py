@@ -24,6 +24,7 @@ NAMES: Final = (
     "max_detections",
     "classes",
     "agnostic_nms",
+    "clip",
     "timeout_ms",
     "priority",
 )
@@ -38,6 +39,7 @@ _NUMBERS_AND_FLAGS: Final = {
     "timeout_ms": "a number",
     "timeout": "a whole number",
     "agnostic_nms": "true or false",
+    "clip": "true or false",
 }
 """What a JSON value must be that is not a text."""
 _JSON_NAMES: Final = {str: "a text", list: "a list", dict: "an object", type(None): "null"}
@@ -62,6 +64,7 @@ def read(texts: Mapping[str, str]) -> tuple[Query, float | None]:
     """
     timeout_ms = _get(texts, "timeout_ms", _timeout, f"a number of milliseconds, 1 to {MAX_TIMEOUT_MS}")
     max_detections = _get(texts, "max_detections", whole, "a whole number")
+    clip = _get(texts, "clip", _flag, "true or false")
     query = Query(
         model=_get(texts, "model", _name, "the name of a model"),
         version=_get(texts, "version", _version, "a whole number from 1"),
@@ -69,6 +72,7 @@ def read(texts: Mapping[str, str]) -> tuple[Query, float | None]:
         iou_threshold=_get(texts, "iou_threshold", _finite, "a number between 0 and 1"),
         classes=_get(texts, "classes", _classes, "ids or labels, separated by commas"),
         agnostic_nms=_get(texts, "agnostic_nms", _flag, "true or false") or False,
+        clip=True if clip is None else clip,
         priority=access.permitted_priority(_get(texts, "priority", Priority, f"one of {', '.join(Priority)}")),
         **({} if max_detections is None else {"max_detections": max_detections}),
     )

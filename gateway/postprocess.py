@@ -28,6 +28,7 @@ class Thresholds:
         max_detections: the best this many, 500 in the official evaluation.
         class_ids: only these classes, or all when None.
         agnostic_nms: whether a box also makes way for a better one of another class.
+        clip: whether boxes end at the border of the image.
     """
 
     score: float
@@ -35,6 +36,7 @@ class Thresholds:
     max_detections: int = 500
     class_ids: frozenset[int] | None = None
     agnostic_nms: bool = False
+    clip: bool = True
 
 
 def is_quick(predictions: RawPredictions, thresholds: Thresholds) -> bool:
@@ -43,11 +45,11 @@ def is_quick(predictions: RawPredictions, thresholds: Thresholds) -> bool:
 
 
 def postprocess(predictions: RawPredictions, resize: Resize, thresholds: Thresholds) -> Detections:
-    """Threshold, NMS, cap, back to source pixels, clip.
+    """Threshold, NMS, cap, back to source pixels, clip if asked to.
 
     A box may appear under several classes unless NMS is agnostic (the official evaluation is multi-label). NMS
-    works on model pixels, as the official one does. Boxes that lie outside the image altogether have no area left after
-    clipping, and are dropped.
+    works on model pixels, as the official one does, and on boxes as the model gives them. Those that lie outside the
+    image altogether have no area left after clipping, and are dropped; without clipping, all are given as they are.
 
     Source: tinyvision/DAMO-YOLO's post-processing (Apache-2.0), by description.
     """
@@ -58,6 +60,9 @@ def postprocess(predictions: RawPredictions, resize: Resize, thresholds: Thresho
     kept = boxes.nms(
         xyxy, scores, class_ids, thresholds.iou, thresholds.max_detections, agnostic=thresholds.agnostic_nms
     )
-    source_xyxy = boxes.clip(resize.to_source(xyxy[kept]), resize.source_wh)
-    visible = boxes.area(source_xyxy) > 0
-    return Detections(source_xyxy[visible], scores[kept][visible], class_ids[kept][visible])
+    source_xyxy = resize.to_source(xyxy[kept])
+    if thresholds.clip:
+        source_xyxy = boxes.clip(source_xyxy, resize.source_wh)
+        visible = boxes.area(source_xyxy) > 0
+        source_xyxy, kept = source_xyxy[visible], kept[visible]
+    return Detections(source_xyxy, scores[kept], class_ids[kept])

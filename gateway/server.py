@@ -29,6 +29,7 @@ from gateway.shadow import Shadowing
 from gateway.tls import Tls
 from gateway.triton.discovery import discovery
 from gateway.triton.fleet import Fleet
+from gateway.triton.gpu import GpuUse
 from gateway.versions import Versions
 
 if TYPE_CHECKING:
@@ -59,7 +60,9 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
         tls = await stack.enter_async_context(Tls(settings.tls_files)) if settings.tls_files else None
         access = await stack.enter_async_context(Access(settings.keys_file)) if settings.keys_file else None
         versions = await stack.enter_async_context(Versions(metrics, settings.rollout_file))
-        triton = await stack.enter_async_context(_fleet(settings, metrics))
+        port = settings.triton_metrics_port
+        gpu_use = await stack.enter_async_context(GpuUse(port)) if port else None
+        triton = await stack.enter_async_context(_fleet(settings, metrics, gpu_use))
         core = await stack.enter_async_context(_core(settings, metrics, triton, access, versions))
         rest = _rest_face(settings, core, triton)
         if settings.admin_port is not None:  # it closes last: probes are answered for as long as anything is
@@ -73,14 +76,16 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
         core.lifecycle.drain()
         await asyncio.sleep(settings.drain_seconds)
         _log.info("stopping", grace_seconds=settings.grace_seconds)
+        core.hold.stop()
 
 
-def _fleet(settings: Settings, metrics: Metrics) -> Fleet:
+def _fleet(settings: Settings, metrics: Metrics, gpu_use: GpuUse | None) -> Fleet:
     return Fleet(
         discovery(settings.triton_url, settings.dns_server),
         metrics,
         look_interval_seconds=settings.dns_interval_seconds,
         hedge_quantile=settings.hedge_quantile,
+        gpu_use=gpu_use,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from dataclasses import dataclass
@@ -23,11 +24,24 @@ LOGS: Final = "Logs and traces"
 TRITON: Final = "Triton"
 
 _POSITIVE: Final = click.IntRange(min=1)
-_SECONDS: Final = click.FloatRange(min=0, min_open=True)
 _FILE: Final = click.Path(dir_okay=False, path_type=Path)
 _LAST_PORT: Final = 65535
 _NAME: Final = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_.])?")
 _ORIGIN: Final = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s?#@]+")
+
+
+class Seconds(click.FloatRange):
+    """A time that ends: neither `inf` nor `nan`, with which a wait would have no end or no meaning."""
+
+    def convert(self, value: str | float, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Check it."""
+        seconds: float = super().convert(value, param, ctx)
+        if not math.isfinite(seconds):
+            self.fail(f"{value} is no number of seconds", param, ctx)
+        return seconds
+
+
+_SECONDS: Final = Seconds(min=0, min_open=True)
 
 
 class Origins(click.ParamType[tuple[str, ...]]):
@@ -182,7 +196,7 @@ class ServingSettings:
     )
     drain_seconds: float = setting(
         5.0,
-        click.FloatRange(min=0),
+        Seconds(min=0),
         "Time on shutdown in which /readyz is 503 and requests are still taken, for balancers to notice; in seconds.",
         group=TIMES,
     )
@@ -244,6 +258,13 @@ class Settings(ServingSettings):
         click.FloatRange(0, 1, min_open=True, max_open=True),
         "An inference that takes longer than this quantile of the latest ones, such as 0.95, is asked of a second "
         "Triton, too, and the first answer counts; off without.",
+        group=TRITON,
+    )
+    triton_metrics_port: int | None = setting(
+        None,
+        click.IntRange(1, _LAST_PORT),
+        "TCP port of every Triton's metrics, usually 8002, of which the console shows how busy GPUs are; asked only "
+        "while somebody watches, and not at all without.",
         group=TRITON,
     )
     max_held_images: int = setting(

@@ -127,7 +127,13 @@ class Machine:
         """What a command prints; None if it is not there, fails, or takes too long."""
         try:
             done = subprocess.run(  # noqa: S603 (commands of this file)
-                command, capture_output=True, text=True, check=True, timeout=_SECONDS, stdin=subprocess.DEVNULL
+                command,
+                capture_output=True,
+                encoding="utf-8",
+                errors="replace",
+                check=True,
+                timeout=_SECONDS,
+                stdin=subprocess.DEVNULL,
             )
         except (OSError, subprocess.SubprocessError):
             return None
@@ -473,20 +479,20 @@ class Cluster:
                 "kubectl reaches no API server: is it installed, and does `kubectl cluster-info` answer? "
                 "KUBECONFIG names the file with the address"
             )
-        return str(said["serverVersion"]["gitVersion"])
+        return str((said["serverVersion"] or {}).get("gitVersion", "unknown"))
 
     def items(self, *arguments: str) -> list[Any]:
         """The items of a list; none if it can't be seen."""
         found = self.get(*arguments)
-        return list(found.get("items", [])) if found else []
+        return list(found.get("items") or []) if found else []
 
     def _json(self, *arguments: str) -> Json | None:
         said = self._run("kubectl", *arguments)
         try:
-            found: Json | None = json.loads(said) if said else None
+            found = json.loads(said) if said else None
         except json.JSONDecodeError:
             return None
-        return found
+        return found if isinstance(found, dict) else None
 
 
 @dataclass(frozen=True)

@@ -100,6 +100,7 @@ class AsyncClient:
         max_detections: int | None = None,
         classes: str | Iterable[str | int] | None = None,
         agnostic_nms: bool | None = None,
+        clip: bool | None = None,
         priority: str | None = None,
         timeout_seconds: float | None = None,
     ) -> Detections:
@@ -120,6 +121,7 @@ class AsyncClient:
             max_detections=max_detections,
             classes=classes,
             agnostic_nms=agnostic_nms,
+            clip=clip,
             priority=priority,
         )
         return await self._detect(image, query, self._setup.timeout(timeout_seconds))

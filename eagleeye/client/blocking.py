@@ -102,6 +102,7 @@ class Client:
         max_detections: int | None = None,
         classes: str | Iterable[str | int] | None = None,
         agnostic_nms: bool | None = None,
+        clip: bool | None = None,
         priority: str | None = None,
         timeout_seconds: float | None = None,
     ) -> Detections:
@@ -116,6 +117,7 @@ class Client:
             max_detections: the most to report, from 1.
             classes: labels or class ids to report; by default all.
             agnostic_nms: whether boxes of different classes suppress each other as well.
+            clip: whether boxes end at the border of the image, as by default; if not, they are as the model gives them.
             priority: `high`, `normal` or `low`, for when requests must wait; by default the gateway's, `normal`.
             timeout_seconds: longest wait for the answer; by default the client's.
 
@@ -134,6 +136,7 @@ class Client:
             max_detections=max_detections,
             classes=classes,
             agnostic_nms=agnostic_nms,
+            clip=clip,
             priority=priority,
         )
         return self._detect(image, query, self._setup.timeout(timeout_seconds), self._scope)

@@ -46,7 +46,7 @@ class EagleEyeError(Exception):
 
 
 class Refused(EagleEyeError):
-    """The gateway answered with an error. `code` is the gateway's own; its README lists them all.
+    """The gateway answered with an error. `code` is the gateway's own; docs/detect.md lists them all.
 
     | `code` | what to do |
     |---|---|

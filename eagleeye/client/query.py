@@ -33,6 +33,7 @@ class Query:
         max_detections: the most to report, from 1.
         classes: labels or class ids to report.
         agnostic_nms: whether boxes of different classes suppress each other as well.
+        clip: whether boxes end at the border of the image; if not, they are as the model gives them.
         priority: one of `PRIORITIES`; the key says how much is allowed.
 
     Raises:
@@ -47,6 +48,7 @@ class Query:
     max_detections: int | None = None
     classes: str | Iterable[str | int] | None = None
     agnostic_nms: bool | None = None
+    clip: bool | None = None
     priority: str | None = None
 
     def __post_init__(self) -> None:
@@ -57,8 +59,9 @@ class Query:
                 raise ValueError(f"{name} is {value}; it must be a number from 0 to 1")
         if self.max_detections is not None and whole("max_detections", self.max_detections) < 1:
             raise ValueError(f"max_detections is {self.max_detections}; it must be 1 or more")
-        if self.agnostic_nms is not None and not isinstance(self.agnostic_nms, bool):
-            raise TypeError(f"agnostic_nms must be True or False, not {self.agnostic_nms!r}")
+        for name in ("agnostic_nms", "clip"):
+            if not isinstance(value := getattr(self, name), bool | None):
+                raise TypeError(f"{name} must be True or False, not {value!r}")
         _check_priority(self.priority)
         object.__setattr__(self, "classes", _written_classes(self.classes))  # an iterable can be read only once
 
@@ -70,6 +73,7 @@ class Query:
             "max_detections": None if self.max_detections is None else str(int(self.max_detections)),
             "classes": self.classes,
             "agnostic_nms": None if self.agnostic_nms is None else str(self.agnostic_nms).lower(),
+            "clip": None if self.clip is None else str(self.clip).lower(),
             "priority": self.priority,
         }
         return {name: str(text) for name, text in chosen.items() if text is not None}

@@ -21,6 +21,7 @@ from eagleeye.model.decisions import (
     require_unused,
     shares,
 )
+from eagleeye.model.gateways import GatewayError
 from eagleeye.model.means import edit, find_model, fleet_of, gateways_of, in_one_line, read, run, tell
 from eagleeye.model.options import (
     fleet_options,
@@ -66,7 +67,7 @@ def model() -> None:
     """Load, promote, roll back and remove versions of models, in a repository and on a live fleet.
 
     The repository says which versions every Triton loads, the rollout file which of them answer in which shares. Exit
-    codes: 0 done; 1 not done, and everything is as it was; 2 wrong options.
+    codes: 0 done; 1 not done, and everything is as it was, unless the message says otherwise; 2 wrong options.
     """
 
 
@@ -264,6 +265,7 @@ def promote(*, name: str, version: int, percent: float, rollout_file: Path, **va
     with in_one_line():
         ready = _ready(values, name)
         require_ready([version], ready)
+        _ask_gateways(name, values)
         serving = newest_everywhere(ready, but=[version])
 
         def change(rollout: Rollout) -> Rollout:
@@ -291,6 +293,7 @@ def rollback(*, name: str, rollout_file: Path, **values: Any) -> None:
     """
     with in_one_line():
         ready = _ready(values, name)
+        _ask_gateways(name, values)
 
         def change(rollout: Rollout) -> Rollout:
             before = rolled_back(rollout, name)
@@ -334,10 +337,18 @@ def _ready(values: Mapping[str, Any], name: str) -> dict[str, frozenset[int]]:
     return {f"the Tritons of {values['repository']}": frozenset(published.loaded)}
 
 
+def _ask_gateways(name: str, values: Mapping[str, Any]) -> None:
+    """Fail while nothing is written yet, if a gateway can't be asked."""
+    gateways_of(values).until_weights(name, {}, values["timeout_seconds"])
+
+
 def _show_shares(rollout: Rollout, name: str, values: Mapping[str, Any]) -> None:
     percents = shares(rollout.of(name).weights)
     words = ", ".join(f"version {version} {percent:g} %" for version, percent in percents.items())
-    gateways_of(values).until_weights(name, percents, values["timeout_seconds"])
+    try:
+        gateways_of(values).until_weights(name, percents, values["timeout_seconds"])
+    except GatewayError as error:
+        raise Refused(f"the rollout file is written: {words or 'the newest version answers'}; but {error}") from error
     say(f"{name}: {words or 'the newest version answers'}")
 
 
@@ -382,6 +393,9 @@ def shadow_report_command(*, as_json: bool, picture: Path | None, **values: Any)
     with in_one_line():
         reports = gateways_of(values).get("/v1/shadow")
         found = dict(zip(values["urls"], reports, strict=True))
+        for url, report in found.items():
+            if "comparisons" not in report:
+                raise Refused(f"{url}/v1/shadow answers what no gateway does")
         comparisons = [comparison for report in reports for comparison in report["comparisons"]]
         if picture is not None and comparisons:
             write_atomically(picture, shadow_report.draw(comparisons))

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 import grpc
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
+from export.errors import RepositoryError
 from gateway.triton.discovery import LookFailed
 
 if TYPE_CHECKING:
@@ -131,7 +132,8 @@ class Fleet:
             failures |= {address: failure for address, failure in zip(fresh, answers, strict=True) if failure}
             told.update(fresh)
             addresses = await self._addresses()
-        return {address: failure for address, failure in failures.items() if address in addresses}
+        is_there = addresses.__contains__ if addresses else told.__contains__  # a name that stands for nobody now lies
+        return {address: failure for address, failure in failures.items() if is_there(address)}
 
     async def _tell_one(self, address: str, model: str, wanted: frozenset[int]) -> str:
         """Let one serve these versions; why it does not, empty if it does."""
@@ -147,8 +149,11 @@ class Fleet:
     async def _revert(self, model: str, before: Mapping[str, frozenset[int]], restore: Callable[[], None]) -> str:
         """Bring everything back to where it was; what did not go back."""
         self._tell("going back to what was before")
-        restore()
-        addresses = sorted({*before, *await self._addresses()})
+        try:
+            restore()
+        except RepositoryError as error:  # what they would load again is not what was before
+            return str(error)
+        addresses = sorted({*before, *await self._addresses_if_known()})
         answers = await asyncio.gather(
             *(self._revert_one(address, model, before.get(address)) for address in addresses)
         )
@@ -163,6 +168,12 @@ class Fleet:
         if not failure and not index.error and lacking:
             failure = f"no longer serves {_words(lacking)}"
         return index.error or failure
+
+    async def _addresses_if_known(self) -> set[str]:
+        try:
+            return await self._addresses()
+        except FleetError:
+            return set()
 
     async def _addresses(self) -> set[str]:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import ssl
 import time
@@ -46,7 +47,7 @@ class Gateways:
         except OSError as error:
             raise GatewayError(f"cannot read the authorities in {ca_certificate}: {error.strerror or error}") from error
 
-    def get(self, path: str) -> list[Any]:
+    def get(self, path: str) -> list[dict[str, Any]]:
         """What each of them answers.
 
         Raises:
@@ -77,21 +78,29 @@ class Gateways:
             time.sleep(_POLL_SECONDS)
 
     def _shares(self, url: str, model: str) -> dict[str, float]:
-        weights: dict[str, float] = self._get(url, f"/v1/models/{quote(model, safe='')}").get("weights", {})
+        path = f"/v1/models/{quote(model, safe='')}"
+        weights = self._get(url, path).get("weights", {})
+        if not (isinstance(weights, dict) and all(isinstance(weight, int | float) for weight in weights.values())):
+            raise GatewayError(f"{url}{path} answers what no gateway does")
         total = sum(weights.values())
         return {version: 100 * weight / total for version, weight in weights.items()} if total else {}
 
-    def _get(self, url: str, path: str) -> Any:
+    def _get(self, url: str, path: str) -> dict[str, Any]:
         request = urllib.request.Request(url + path, headers=self._headers)  # noqa: S310 (checked: http or https)
         try:
             with urllib.request.urlopen(request, timeout=_ASK_SECONDS, context=self._tls) as response:  # noqa: S310
-                return json.load(response)
+                answer = json.load(response)
         except urllib.error.HTTPError as error:
             with error:
                 raise GatewayError(f"{url}{path} answers {error.code}{_detail(error.read())}") from error
-        except (OSError, ValueError) as error:
+        except http.client.BadStatusLine as error:
+            raise GatewayError(f"{url} does not speak HTTP; name the port of the gateway's REST face") from error
+        except (OSError, ValueError, http.client.HTTPException) as error:
             reason = getattr(error, "reason", error)
             raise GatewayError(f"cannot ask {url}{path}: {reason}") from error
+        if not isinstance(answer, dict):
+            raise GatewayError(f"{url}{path} answers what no gateway does")
+        return answer
 
 
 def _detail(body: bytes) -> str:

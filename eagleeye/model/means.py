@@ -50,7 +50,8 @@ def find_model(repository: Path, name: str) -> PublishedModel:
     Raises:
         RepositoryError: there is none; the message names those that there are.
     """
-    published = find_published(repository, name)
+    is_name = name not in {"", ".", ".."} and "/" not in name  # else a path, which Triton and the rollout don't know
+    published = find_published(repository, name) if is_name else None
     if published is None:
         there = ", ".join(overview.names(repository)) or "none"
         raise RepositoryError(f"{repository} has no model {name}; there are: {there}")
@@ -86,18 +87,20 @@ def gateways_of(values: Mapping[str, Any]) -> Gateways:
 
 
 def tell(line: str) -> None:
-    """Write a line about what happens."""
-    click.echo(line, err=True)
+    """Write a line about what happens. Nothing of that depends on whether anybody still reads it."""
+    with contextlib.suppress(OSError):
+        click.echo(line, err=True)
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:
-    """Run it; Ctrl-C or SIGTERM cancels it, upon which it tidies up."""
+    """Run it; Ctrl-C, SIGTERM or a terminal that goes away cancels it, upon which it tidies up."""
 
     async def until_signal() -> T:
         task = asyncio.ensure_future(work)
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, _cancel_once(task))
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) is not signal.SIG_IGN:  # as `nohup` has it
+                loop.add_signal_handler(number, _cancel_once(task))
         return await task
 
     try:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import click
 
 from eagleeye.options import environment_name
-from gateway.settings import DnsServer, TritonUrl
+from gateway.settings import DnsServer, Seconds, TritonUrl
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,7 +37,7 @@ required_rollout_option: Final = _option("--rollout-file", _ROLLOUT_HELP, type=_
 json_option: Final = click.option("--json", "as_json", is_flag=True, help="As JSON, for programs.")
 timeout_option: Final = click.option(
     "--timeout-seconds",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Seconds(min=0, min_open=True, max=86_400),  # more than gRPC's clock holds would be over at once
     default=600.0,
     help="Longest time for each Triton to load, and for gateways to follow, in seconds.",
 )

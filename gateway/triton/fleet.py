@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from gateway.metrics import Metrics
     from gateway.model import Model
     from gateway.triton.discovery import Discovery
+    from gateway.triton.gpu import GpuUse
 
 _EXPECTED_BACK_SECONDS: Final = 30.0  # a Triton that crashed has been started anew and has loaded its models by then
 _FIRST_PAUSE_SECONDS: Final = 0.05  # before an endpoint is asked again: about what a probe takes to tell how it is
@@ -93,10 +94,12 @@ class Fleet:
         *,
         look_interval_seconds: float = 1.0,
         hedge_quantile: float | None = None,
+        gpu_use: GpuUse | None = None,
     ) -> None:
         self._discovery = discovery
         self._metrics = metrics
         self._look_interval_seconds = look_interval_seconds
+        self._gpu_use = gpu_use
         self._hedge_after = None if hedge_quantile is None else LatencyQuantile(hedge_quantile)
         self._random = random.Random()  # noqa: S311 (which endpoint is asked is no secret)
         self._budget = RetryBudget()
@@ -188,6 +191,13 @@ class Fleet:
         endpoints = list(self._endpoints.values())
         answers = await asyncio.gather(*(endpoint.statistics() for endpoint in endpoints))
         return {endpoint.address: answer for endpoint, answer in zip(endpoints, answers, strict=True)}
+
+    async def gpu_use(self) -> dict[str, float | None]:
+        """How busy each Triton's GPUs are, see `GpuUse.of`; None for all if nobody knows where to ask."""
+        addresses = list(self._endpoints)
+        if self._gpu_use is None:
+            return dict.fromkeys(addresses)
+        return dict(zip(addresses, await asyncio.gather(*map(self._gpu_use.of, addresses)), strict=True))
 
     # one request
 

@@ -46,6 +46,14 @@ REFUSED = "Failed to load resource: the server responded with a status of"
 class Predictor(FakePredictor):
     """Sees in everything what a test says: boxes in model pixels with scores and class ids."""
 
+    def __init__(self):
+        super().__init__()
+        self.seen_by = {}  # what a version sees, if it is something else
+
+    async def predict(self, model, version, tensor, deadline, *, is_replaceable=False):
+        found = await super().predict(model, version, tensor, deadline, is_replaceable=is_replaceable)
+        return self.seen_by.get(version, found)
+
     def see(self, boxes, scores, class_ids):
         order = np.argsort(-np.asarray(scores), kind="stable")
         self.boxes, self.scores, self.class_ids = (
@@ -84,6 +92,9 @@ class Tritons:
             totals[:] = totals[0] + 40, totals[1] + 10, totals[2] + 0.2
         names = ("inferences", "executions", "queue_seconds")
         return {address: dict(zip(names, totals, strict=True)) for address, totals in self.totals.items()}
+
+    async def gpu_use(self):
+        return {"triton-0:8001": 0.375, "triton-1:8001": None}
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import base64
 import io
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -52,6 +53,14 @@ async def says(page, selector, text):
     )
 
 
+async def download(page, button):
+    """Name and bytes of the file that a button saves."""
+    async with page.expect_download() as waiting:
+        await page.click(button)
+    started = await waiting.value
+    return started.suggested_filename, Path(await started.path()).read_bytes()
+
+
 async def slide(page, name, value):
     """Move a slider as a hand does: the value changes, and the page is told."""
     await page.eval_on_selector(
@@ -59,9 +68,12 @@ async def slide(page, name, value):
     )
 
 
-def crowd(count, classes=2, seed=7):
-    """Boxes (N, 4) in the fake model's pixels, scores (N,) and class ids (N,): many that overlap."""
+def crowd(count, classes=2, seed=7, beyond=1.5):
+    """Boxes (N, 4) in the fake model's pixels, scores (N,) and class ids (N,): many that overlap, or cross the border.
+
+    So many pixels `beyond` it they begin; from 2 on, some lie outside altogether.
+    """
     rng = np.random.default_rng(seed)
-    corner = rng.uniform(0, [50, 22], (count, 2))
+    corner = rng.uniform(-beyond, [62, 30], (count, 2))
     boxes = np.hstack([corner, corner + rng.uniform(2, 10, (count, 2))])
     return boxes.astype(np.float32), rng.uniform(0.02, 0.98, count).astype(np.float32), rng.integers(0, classes, count)

@@ -18,7 +18,7 @@ from playwright.async_api import async_playwright
 
 FOLDER = Path(__file__).resolve().parents[2] / "docs" / "pictures"
 SIZE = {"width": 1280, "height": 860}
-TRAFFIC_SECONDS = 45
+TRAFFIC_SECONDS = 100  # of the two minutes that charts show
 
 
 @asynccontextmanager

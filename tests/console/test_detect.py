@@ -4,16 +4,17 @@ import asyncio
 import dataclasses
 import io
 import json
+import re
 import subprocess
-from pathlib import Path
 
 import aiohttp
 import numpy as np
 import pytest
 from PIL import Image
 
+from gateway.detections import RawPredictions
 from gateway.errors import Overloaded
-from tests.console.pages import crowd, drop, picture, says, shown, slide, until_counted
+from tests.console.pages import crowd, download, drop, picture, says, shown, slide, until_counted
 from tests.fakes import MODEL
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -51,6 +52,21 @@ async def test_a_folder_is_picked(page, tmp_path):
     (tmp_path / "below" / "b.png").write_bytes(picture())
     await page.set_input_files("#folder", tmp_path)
     await page.wait_for_function("() => document.querySelectorAll('#pictures li').length === 2")
+
+
+async def test_files_and_folders_are_dropped_from_the_desktop(page, tmp_path):
+    """As the operating system hands them over, names alone: the page reads them, and what is in folders, too."""
+    (tmp_path / "folder" / "below").mkdir(parents=True)
+    names = ["a.png", "folder/b.png", "folder/below/c.png", "folder/notes.txt"]
+    for name in names:
+        (tmp_path / name).write_bytes(picture() if name.endswith("png") else b"no picture")
+    paths = [str(tmp_path / "a.png"), str(tmp_path / "folder")]
+    devtools = await page.context.new_cdp_session(page)
+    for kind in ("dragEnter", "dragOver", "drop"):
+        data = {"items": [], "files": paths, "dragOperationsMask": 1}
+        await devtools.send("Input.dispatchDragEvent", {"type": kind, "x": 400, "y": 300, "data": data})
+    await page.wait_for_function("() => document.querySelectorAll('#pictures li').length === 3")
+    assert "1 of 4 files passed over" in await page.inner_text("#notice")
 
 
 async def test_a_picture_is_pasted(page):
@@ -116,15 +132,16 @@ async def test_suppression_equals_the_gateways_to_the_bit(page, url, predictor):
     data = picture(997, 491)
     async with aiohttp.ClientSession(url) as http:
 
-        async def answer(score, iou):
-            query = f"score_threshold={score}&iou_threshold={iou}&max_detections=1000"
-            async with http.post(f"/v1/detect?{query}", data=data) as response:
-                return (await response.json())["detections"]
+        async def answer(score, iou, more=""):
+            query = f"score_threshold={score}&iou_threshold={iou}"
+            async with http.post(f"/v1/detect?{query}{more}", data=data) as response:
+                return await response.json()
 
-        for seed in range(2):
-            predictor.see(*crowd(400, seed=seed))
-            candidates = await answer(0.01, 1)
-            for score, iou in [(0.05, 0.1), (0.3, 0.45), (0.3, 0.7), (0.6, 0.9)]:
+        for seed in range(3):
+            predictor.see(*crowd(400, seed=seed, beyond=8))
+            candidates = await answer(0.01, 1, "&max_detections=1000&clip=false")
+            assert len(candidates["detections"]) > 380  # those that score more
+            for score, iou in [(0.02, 0.1), (0.05, 0.02), (0.3, 0.45), (0.3, 0.7), (0.6, 0.9)]:
                 kept = await page.evaluate(
                     """async ([candidates, score, iouThreshold]) => {
                       const { filter, fromAnswer } = await import("/console/boxes.js");
@@ -132,7 +149,7 @@ async def test_suppression_equals_the_gateways_to_the_bit(page, url, predictor):
                     }""",
                     [candidates, score, iou],
                 )
-                boxes = [list(each["box"].values()) for each in await answer(score, iou)]
+                boxes = [list(each["box"].values()) for each in (await answer(score, iou))["detections"]]
                 assert np.array_equal(np.array(kept, np.float32), np.array(boxes, np.float32))
                 assert len(kept) > 10
 
@@ -184,6 +201,23 @@ async def test_the_picture_is_as_sharp_as_the_screen(open_page, url):
     await page.evaluate("() => new Promise(requestAnimationFrame)")
     sizes = await page.eval_on_selector("#canvas-0", "c => [c.width, c.clientWidth, c.height, c.clientHeight]")
     assert (sizes[0], sizes[2]) == (2 * sizes[1], 2 * sizes[3])
+
+
+async def test_tags_stay_in_sight(page):
+    """Above a box, else below it, else in it; moved to where they fit at a side. A box out of sight has none."""
+    tags = await page.evaluate(
+        """async (boxes) => {
+          const { drawBoxes } = await import("/console/viewer.js");
+          const tags = [];
+          const fillRect = (...tag) => tags.push(tag);
+          const context = { strokeRect() {}, fillText() {}, measureText: () => ({ width: 20 }), fillRect };
+          const found = boxes.map((box) => ({ box, label: "a", score: 0.5 }));
+          drawBoxes(context, found, { size: [100, 80], line: 2, tagHeight: 10 });
+          return tags.reverse();
+        }""",
+        [[40, 40, 60, 60], [40, 4, 60, 20], [40, -9, 60, 90], [90, 40, 99, 60], [-30, 40, 20, 60], [-30, 40, -1, 60]],
+    )
+    assert tags == [[39, 29, 26, 10], [39, 21, 26, 10], [39, 1, 26, 10], [74, 29, 26, 10], [0, 29, 26, 10]]
 
 
 async def test_keys_alone_are_enough(open_page, url):
@@ -240,24 +274,29 @@ async def test_what_the_gateway_puts_off_is_asked_again(page, predictor):
     await until_counted(page, 2)
 
 
-async def test_two_versions_stand_side_by_side(page):
-    """Each with its own answer, moving together."""
+async def test_two_versions_stand_side_by_side(page, predictor):
+    """Each with its own answer, moving together; the list is that of the side one looks at."""
+    box, score, class_id = np.array([[8, 8, 24, 24]], np.float32), np.array([0.8], np.float32), np.array([1], np.int32)
+    predictor.seen_by[1] = RawPredictions(box, score, class_id)
     await drop(page, ("one.png", picture()))
     await until_counted(page, 2)
     await page.select_option("#model", label="toy, version 3")
     await page.select_option("#compare", label="toy, version 1")
-    await says(page, "#caption-1", "2 of 2")
+    await says(page, "#caption-1", "1 of 1")
     captions = [await page.inner_text(f"#caption-{side}") for side in (0, 1)]
     assert [caption.split(":")[0] for caption in captions] == ["toy v3", "toy v1"]
-    await page.click("#canvas-1", position={"x": 60, "y": 10})
     assert await page.locator("canvas:visible").count() == 2
+    assert await shown(page) == [["cat", 0.9], ["dog", 0.6]]
+    await page.focus("#canvas-1")
+    assert await shown(page) == [["dog", 0.8]]
+    before = await pixels(page, "#canvas-0")
+    await page.keyboard.press("+")
+    await page.evaluate("() => new Promise((drawn) => requestAnimationFrame(() => requestAnimationFrame(drawn)))")
+    assert await pixels(page, "#canvas-0") != before
 
 
-async def download(page, button):
-    async with page.expect_download() as waiting:
-        await page.click(button)
-    started = await waiting.value
-    return started.suggested_filename, Path(await started.path()).read_bytes()
+async def pixels(page, canvas):
+    return await page.eval_on_selector(canvas, "canvas => canvas.toDataURL()")
 
 
 async def test_results_are_taken_along_as_the_gateway_writes_them(page, url):
@@ -287,7 +326,8 @@ async def test_results_are_taken_along_as_the_gateway_writes_them(page, url):
 
 
 async def test_the_curl_line_runs_and_answers_what_is_seen(page, tmp_path):
-    """With thresholds and classes, whatever a file is called."""
+    """As it was copied, with thresholds and classes, whatever a file is called."""
+    await page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     name = 'it\'s $(touch x) "a" `b`.png'
     (tmp_path / name).write_bytes(picture())
     await page.set_input_files("#files", tmp_path / name)
@@ -295,7 +335,9 @@ async def test_the_curl_line_runs_and_answers_what_is_seen(page, tmp_path):
     await page.click("#classes li:nth-child(1) label")
     await until_counted(page, 1)
     await page.click("#copy-curl")
-    line = await page.inner_text("#curl")
+    await says(page, "#notice", "copied")
+    line = await page.evaluate("navigator.clipboard.readText()")
+    assert line == await page.text_content("#curl")
     done = await asyncio.to_thread(
         subprocess.run, ["sh", "-c", f"{line} -s"], cwd=tmp_path, capture_output=True, check=True
     )
@@ -315,6 +357,8 @@ async def test_hostile_names_are_text(open_page, url, predictor, label):
     assert (await page.text_content("#found li .name")) == label
     await page.click("#found li")
     assert label in await page.text_content("#selected")
+    name, _ = await download(page, "#save-json")
+    assert re.fullmatch(r"[\w-]+\.json", name)
     assert await page.evaluate("document.querySelectorAll('img[src=x], main script').length") == 0
     assert await page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     await page.click("text=Live")

@@ -4,6 +4,7 @@ import asyncio
 import dataclasses
 import json
 import socket
+from contextlib import AsyncExitStack
 from itertools import pairwise
 
 import aiohttp
@@ -83,6 +84,7 @@ async def test_an_event_tells_how_the_gateway_fares(http, url, png):
     assert (endpoint["endpoint"], endpoint["state"], endpoint["outstanding"]) == ("triton-0:8001", "serving", 3)
     assert (endpoint["batch_size"], endpoint["queue_ms"]) == (4, 5)
     assert endpoint["inferences_per_second"] > 0
+    assert [each["gpu_use"] for each in last["endpoints"]] == [0.375, None]
     assert last["models"] == [
         {
             "name": "toy",
@@ -108,6 +110,19 @@ async def test_twenty_viewers_cost_what_one_costs(rest_face, tritons):
     computed = feed.computed
     await asyncio.sleep(3 * FAST)
     assert feed.computed == computed
+
+
+async def test_twenty_viewers_see_the_same(http, url, tritons, png):
+    """Over connections of their own, and answers come meanwhile as ever."""
+    async with AsyncExitStack() as stack:
+        viewers = [await stack.enter_async_context(http.get(f"{url}v1/live")) for _ in range(20)]
+        async with http.post(f"{url}v1/detect", data=png) as response:
+            assert response.status == 200
+        seen = await asyncio.gather(*(events(viewer, 6) for viewer in viewers))
+        asked = tritons.asked
+    times = [{each["sample"]["time"] for each in found if "sample" in each} for found in seen]
+    assert len(set.intersection(*times)) >= 3
+    assert len(set.union(*times)) <= asked
 
 
 async def test_a_newcomer_gets_the_minutes_before(http, url):

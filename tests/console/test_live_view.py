@@ -1,12 +1,14 @@
 """The Live view: what moves on the page when something happens behind it."""
 
 import asyncio
+import dataclasses
 
 import aiohttp
 import pytest
 
 from gateway.rest.console import feed as console_feed
 from tests.console.pages import picture, says
+from tests.fakes import MODEL
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -52,6 +54,41 @@ async def test_traffic_moves_numbers_and_charts(open_page, live, url):
     )
     assert min(lines) > 10
     await says(page, ".endpoint", "Batch size4")
+    await says(page, ".endpoint:nth-child(1)", "GPU37.5 %")
+    await says(page, ".endpoint:nth-child(2)", "GPU\u2013")
+
+
+async def test_charts_end_at_round_numbers_above_them(open_page, live, metrics):
+    """Nothing is written over a line; what counts whole things has a whole number there."""
+    page = await open_page(live)
+    await says(page, "#live-state", "2 of 2")
+    metrics.shed.labels("toy", "overload").inc(7)
+    await page.wait_for_function("() => Number(document.querySelector('.tile:nth-child(4) .top').textContent) >= 60")
+    for top, chart in await page.eval_on_selector_all(
+        ".plot", "all => all.map(plot => [...plot.children].map(each => each.getBoundingClientRect().toJSON()))"
+    ):
+        assert top["bottom"] <= chart["top"]
+    tops = await page.evaluate(
+        "async (values) => values.map((await import('/console/charts.js')).roundTop)",
+        [0, 0.0234, 0.3, 0.96, 1, 1.01, 1.1, 7.2, 29.97, 83, 455, 99_999],
+    )
+    assert tops == [1, 0.03, 0.3, 1, 1, 1, 2, 8, 30, 100, 500, 100_000]
+
+
+async def test_a_model_is_told_with_its_measured_accuracy(open_page, live, predictor):
+    """And its precision, versions and state."""
+    facts = {"variant": "S", "precision": "fp16", "map50_95": "0.46813"}
+    measured = dataclasses.replace(MODEL, name="measured", facts=facts)
+    predictor.models = {"toy": MODEL, "measured": measured}
+    page = await open_page(live)
+    await says(page, "#models", "toy")
+    rows = await page.eval_on_selector_all(
+        "#models tr", "rows => rows.map(row => [...row.children].map(e => e.textContent))"
+    )
+    assert rows == [
+        ["measured", "1, 3", "ready", "S", "fp16", "0.468", "64 \u00d7 32", "2", "1"],
+        ["toy", "1, 3", "ready", "none", "\u2013", "not measured", "64 \u00d7 32", "2", "1"],
+    ]
 
 
 async def test_a_page_out_of_sight_watches_nothing(open_page, live, tritons):

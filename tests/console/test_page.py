@@ -59,6 +59,31 @@ async def test_every_file_comes_with_the_policy(http):
     }
 
 
+async def test_the_browser_refuses_what_the_policy_forbids(browser, url):
+    """Even if a script of ours made markup of a text, or something foreign got in, nothing would come of it."""
+    page = await browser.new_page()
+    await page.goto(url)
+    assert await page.evaluate(
+        """async () => {
+          const attempt = async (act) => { try { await act(); return "done"; } catch (error) { return error.name; } };
+          const asPage = (act) => new Promise((told) => setTimeout(() => told(attempt(act)))); // devtools may eval
+          const style = document.createElement("style");
+          style.textContent = "body { display: none }";
+          document.head.append(style);
+          return [
+            await attempt(() => { document.body.innerHTML = "<b>markup</b>"; }),
+            await attempt(() => document.body.setAttribute("onclick", "alert(1)")),
+            await attempt(() => { document.createElement("script").src = "https://elsewhere.example/x.js"; }),
+            await attempt(() => { document.createElement("script").text = "1"; }),
+            await asPage(() => new Function("return 1")()),
+            await attempt(() => fetch("https://elsewhere.example/")),
+            getComputedStyle(document.body).display === "none",
+          ];
+        }"""
+    ) == ["TypeError"] * 4 + ["EvalError", "TypeError", False]
+    await page.close()
+
+
 async def test_nothing_comes_from_elsewhere(http):
     """It works without internet, and no file is shipped that nothing uses."""
     texts = {path: (await read(http, path)).decode() for path in PATHS if not path.endswith(".png")}

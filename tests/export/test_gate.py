@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from export.calibration import CalibrationSet
 from export.errors import GateError
 from export.evaluate import coco_metrics
-from export.gate import Verdict, read_gate_dataset
+from export.gate import Verdict, held_out, read_gate_dataset
 from export.gate_report import PICTURED_CLASSES, describe, draw, refusal, report, write_report
 from export.precision_options import GateOptions
 from tests.conftest import REPOSITORY
@@ -172,3 +173,22 @@ def test_what_cannot_work_is_found_first(options, changes, labels, complaint):
     """Each thing that would fail after minutes is found before anything is built."""
     with pytest.raises(GateError, match=complaint):
         read_gate_dataset(dataclasses.replace(options, **changes), labels)
+
+
+def test_calibration_images_do_not_count(dataset, tmp_path):
+    """Under any name: the gate measures on what the quantization has not seen, and says if that is nothing."""
+    paths = [picture.path for picture in dataset.pictures]
+    copies = [tmp_path / f"{number}.jpg" for number in range(20)]
+    for copy_, path in zip(copies, paths, strict=False):
+        copy_.write_bytes(path.read_bytes())
+
+    rest = held_out(dataset, CalibrationSet(tuple(copies), 416))
+
+    ids = {picture.id for picture in rest.pictures}
+    assert rest.pictures == dataset.pictures[20:]
+    assert {image["id"] for image in rest.annotations["images"]} == ids
+    assert {box["image_id"] for box in rest.annotations["annotations"]} <= ids
+    assert len(rest.annotations["annotations"]) < len(dataset.annotations["annotations"])
+    assert rest.annotations["categories"] == dataset.annotations["categories"]
+    with pytest.raises(GateError, match="all annotated images of the gate are calibration images, too"):
+        held_out(dataset, CalibrationSet(tuple(paths), 416))

@@ -3,6 +3,8 @@
 import dataclasses
 import hashlib
 import json
+import os
+import pickle
 import re
 import shutil
 import subprocess
@@ -253,20 +255,55 @@ def test_progress_names_every_step(shipped, tmp_path):
     assert [step.split()[0] for step in steps] == verbs
 
 
-@pytest.mark.parametrize("precision", ["fp16", "int8"])
-def test_lower_precision(small, tmp_path, calibration_folder, precision):
+@pytest.fixture(scope="module")
+def lower(small, calibration_folder, tmp_path_factory):
+    """By precision options in one repository, after FP32, and what an export and a second one of the same did."""
+    repository = tmp_path_factory.mktemp("lower") / "repository"
+    shutil.copytree(small.repository, repository)
+    fp16 = dataclasses.replace(small, repository=repository, precision="fp16")
+    int8 = dataclasses.replace(fp16, precision="int8", calibration=calibration_folder, float_layers="none")
+    return {options.precision: (options, export_model(options), export_model(options)) for options in (fp16, int8)}
+
+
+@pytest.mark.parametrize("precision, version", [("fp16", 2), ("int8", 3)])
+def test_lower_precision(small, lower, precision, version):
     """Another precision is another graph of the same interface: the next version. A second export does nothing."""
-    shutil.copytree(small.repository, tmp_path / "repository")
-    calibration = {"calibration": calibration_folder, "float_layers": "none"} if precision == "int8" else {}
-    options = dataclasses.replace(small, repository=tmp_path / "repository", precision=precision, **calibration)
+    _, summary, again = lower[precision]
 
-    summary, again = export_model(options), export_model(options)
-
-    assert (summary.outcome, summary.model.version) == ("published", 2)
+    assert (summary.outcome, summary.model.version) == ("published", version)
     assert summary.model.parameter("precision") == precision
     assert len(summary.built.onnx) < 0.6 * len(summary.built.fp32)
     assert summary.built.fp32 == (small.repository / "deeppcb" / "1" / "model.onnx").read_bytes()
     assert (again.outcome, again.model.config) == ("unchanged", summary.model.config)
+
+
+def test_another_process_writes_the_same_repository(small, lower, tmp_path):
+    """All precisions, graphs, configs and facts, byte by byte, whatever the order of sets and the time of day."""
+    here, there = lower["int8"][0].repository, tmp_path / "there"
+    done = (small, lower["fp16"][0], lower["int8"][0])
+    exports = [dataclasses.replace(options, repository=there) for options in done]
+    code = (
+        "import pickle, sys\n"
+        "from export.pipeline import export_model\n"
+        "for options in pickle.load(sys.stdin.buffer):\n"
+        "    export_model(options)"
+    )
+
+    subprocess.run(
+        [sys.executable, "-c", code],
+        input=pickle.dumps(exports),
+        cwd=ROOT,
+        env={**os.environ, "PYTHONHASHSEED": "7"},
+        check=True,
+    )
+
+    assert len(files(here)) > 3
+    assert files(there) == files(here)
+
+
+def files(folder):
+    """SHA-256 of every file by its path within the folder."""
+    return {path.relative_to(folder): file_sha256(path) for path in folder.rglob("*") if path.is_file()}
 
 
 def test_other_calibration_is_another_graph(small, tmp_path, calibration_folder):

@@ -272,6 +272,16 @@ def test_foreign_directory_is_refused(repository, config):
         publish(repository, config_for(b"graph"), b"graph")
 
 
+def test_only_what_triton_takes_for_a_version_counts(repository):
+    """Neither a file nor a number that it can't hold."""
+    publish(repository, config_for(b"graph"), b"graph")
+    (repository / "detector" / "7").touch()
+    for name in (str(2**63), "01", "2.bak"):
+        (repository / "detector" / name).mkdir()
+
+    assert find_published(repository, "detector").versions == (1,)
+
+
 def test_repository_that_is_a_file(tmp_path):
     """What is in the way is named in one line."""
     (tmp_path / "file").write_text("")

@@ -8,6 +8,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from export.damoyolo import DamoYolo, ServedDetector
 from export.errors import GraphError
+from export.fp16 import to_fp16
 from export.onnx import export_onnx
 from export.tensorrt_support import SUPPORTED_TYPES, require_tensorrt_support, unsupported
 from export.variants import VARIANTS
@@ -34,12 +35,13 @@ def node(operator, *inputs, outputs=("y",), **attributes):
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_every_variant_fits(name):
-    """Each variant's served graph passes, with the most candidates that there may be."""
+    """Each variant's served graph passes, with the most candidates that there may be, and so it does in FP16."""
     with torch.no_grad():
         detector = DamoYolo(VARIANTS[name], 80, (256, 256)).deploy()
         served = export_onnx(ServedDetector(detector, 3840))
 
     require_tensorrt_support(served)
+    require_tensorrt_support(to_fp16(served))
 
 
 def test_shipped_model_fits(exported):

@@ -188,6 +188,22 @@ async def test_a_caller_who_may_use_no_model_is_not_held(predictor, metrics):
     assert not Hold(predictor, MOST, metrics).is_due
 
 
+async def test_a_gateway_that_stops_answers_what_it_holds(rest, rpc, hold, held, png):
+    """At once, so that its callers ask another one; and it holds nothing more, also not in streams."""
+    waiting = asyncio.create_task(answer(rest.post(f"/v1/detect?{PATIENT}", data=png)))
+    stream = rpc.ModelStreamInfer()
+    await stream.write(infer_request(png, parameters=to_parameters(timeout_ms=30000)))
+    await until(lambda: held() == 2)
+
+    hold.stop()
+
+    for status, problem in (await waiting, await answer(rest.post(f"/v1/detect?{PATIENT}", data=png))):
+        assert (status, problem["code"]) == (503, "triton_unavailable")
+        assert "this gateway is stopping" in problem["detail"]
+    assert "this gateway is stopping" in (await stream.read()).error_message
+    assert held() == 0
+
+
 async def test_by_default_nothing_is_held(predictor, metrics):
     """The request is refused as soon as it comes."""
     hold = Hold(predictor, 0, metrics)

@@ -544,3 +544,22 @@ async def test_agnostic_nms_lets_the_better_class_win(rest, predictor, png):
     assert await labels(await rest.post(f"{URL}?agnostic_nms=true", data=png)) == ["cat"]
     assert await labels(await rest.post(f"{URL}?agnostic_nms=false", data=png)) == ["cat", "dog"]
     assert await labels(await rest.post(URL, json={"image": in_base64(png), "agnostic_nms": True})) == ["cat"]
+
+
+async def test_boxes_are_given_as_they_are_where_clipping_is_not_wanted(rest, predictor, png):
+    """Also outside of the image; asked for in the query, in a form or in JSON. A picture is drawn all the same."""
+    predictor.boxes = [[-8, -4, 32, 32], [70, 0, 90, 32]]
+    form = aiohttp.FormData({"clip": "false"}, quote_fields=False)
+    form.add_field("image", png, filename="a.png")
+    found = [
+        [list(each["box"].values()) for each in (await (await rest.post(url, **body)).json())["detections"]]
+        for url, body in [
+            (URL, {"data": png}),
+            (f"{URL}?clip=true", {"data": png}),
+            (f"{URL}?clip=false", {"data": png}),
+            (URL, {"json": {"image": in_base64(png), "clip": False}}),
+            (URL, {"data": form}),
+        ]
+    ]
+    assert found == [[[0, 0, 48, 48]]] * 2 + [[[-12, -6, 48, 48], [105, 0, 135, 48]]] * 3
+    assert (await rest.post(f"{URL}?clip=false&format=jpeg", data=png)).content_type == "image/jpeg"

@@ -64,6 +64,16 @@ def test_a_box_outside_the_image_is_no_detection():
     assert postprocess(predictions, IDENTITY, Thresholds(0.1, 0.7)).xyxy.tolist() == [[90, 90, 100, 95]]
 
 
+def test_without_clipping_boxes_are_as_the_model_gives_them():
+    """The same ones survive the suppression, which has never known the border."""
+    box = np.array([[-9, -9, -1, -1], [90, 90, 120, 95], [90, 90, 121, 95], [90, 90, 100, 95]], np.float32)
+    predictions = RawPredictions(box, np.array([0.9, 0.8, 0.7, 0.6], np.float32), np.zeros(4, np.int32))
+    kept = postprocess(predictions, IDENTITY, Thresholds(0.1, 0.7, clip=False)).xyxy
+    assert kept.tolist() == box[[0, 1, 3]].tolist()
+    clipped = postprocess(predictions, IDENTITY, Thresholds(0.1, 0.7)).xyxy
+    assert clipped.tolist() == [[90, 90, 100, 95]] * 2
+
+
 @pytest.mark.parametrize(
     "boxes, scores, class_ids",
     [

@@ -56,7 +56,7 @@ async def test_an_image_is_answered(connect, url, png):
         ({"max_detections": 1}, ("cat",)),
         ({"classes": ["dog"]}, ("dog",)),
         ({"classes": [0, "dog"]}, ("cat", "dog")),
-        ({"iou_threshold": 0, "agnostic_nms": True}, ("cat", "dog")),
+        ({"iou_threshold": 0, "agnostic_nms": True, "clip": False}, ("cat", "dog")),
     ],
 )
 async def test_options_reach_the_core(connect, url, png, options, labels):

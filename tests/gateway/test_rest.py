@@ -84,6 +84,7 @@ async def test_parameters_reach_the_core(rest, png):
         ("classes=2", "ids 0 to 1"),
         ("model=", "the name of a model"),
         ("agnostic_nms=1", "true or false"),
+        ("clip=no", "true or false"),
         ("format=png", "json, jpeg, coco"),
         ("image_id=-1", "whole number"),
         ("treshold=0.5", "allowed are model, version, score_threshold"),

@@ -150,7 +150,7 @@ async def test_nothing_found_is_empty_tensors(rpc, png):
         ({"parameters": to_parameters(classes="dog, 0")}, ("3", ["cat", "dog"])),
         ({"parameters": to_parameters(classes="dog")}, ("3", ["dog"])),
         ({"parameters": to_parameters(iou_threshold=0, timeout_ms=4000.0)}, ("3", ["cat", "dog"])),
-        ({"parameters": to_parameters(agnostic_nms=True)}, ("3", ["cat", "dog"])),
+        ({"parameters": to_parameters(agnostic_nms=True, clip=True)}, ("3", ["cat", "dog"])),
         ({"parameters": to_parameters(score_threshold="0.7")}, ("3", ["cat"])),
         ({"parameters": to_parameters(timeout=4_000_000)}, ("3", ["cat", "dog"])),
         ({"parameters": to_parameters(timeout=0)}, ("3", ["cat", "dog"])),
@@ -163,6 +163,14 @@ async def test_parameters_reach_the_core(rpc, png, changes, expected):
     """Each has its effect; a number may also come as text."""
     response = await rpc.ModelInfer(infer_request(png, **changes))
     assert (response.model_version, tensors(response)["labels"]) == expected
+
+
+async def test_boxes_need_not_be_clipped(rpc, predictor, png):
+    """A flag, as for every face."""
+    predictor.boxes = [[-8, -4, 32, 32], [70, 0, 90, 32]]
+    for clip, count in [(True, 1), (False, 2)]:
+        response = await rpc.ModelInfer(infer_request(png, parameters=to_parameters(clip=clip)))
+        assert tensors(response)["num_detections"] == [count]
 
 
 def image_input(**changes):

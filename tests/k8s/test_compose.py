@@ -75,8 +75,8 @@ def seconds(text):
 
 
 def with_keys():
-    """What the README writes for callers on other machines."""
-    (text,) = re.findall(r"```yaml\n(services:\n.*?)```", (REPOSITORY / "README.md").read_text(), re.DOTALL)
+    """What the page writes for callers on other machines."""
+    (text,) = re.findall(r"```yaml\n(services:\n.*?)```", (REPOSITORY / "docs" / "compose.md").read_text(), re.DOTALL)
     return merged(COMPOSE, yaml.load(text, ComposeLoader))
 
 
@@ -175,7 +175,7 @@ def test_the_gateway_takes_its_settings(monkeypatch):
 
 
 def test_callers_on_other_machines_need_a_key(monkeypatch):
-    """What opens the ports in the README also asks for keys."""
+    """What opens the ports on that page also asks for keys."""
     seen = []
 
     async def serve(settings, _):

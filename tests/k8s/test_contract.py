@@ -27,7 +27,7 @@ from tests.conftest import missing
 from tests.k8s.conftest import K8S, objects, of_kind
 from tests.k8s.test_rules import RECORDED, TRITONS, dashboards, extract_rules
 from tests.platform.conftest import Platform, free_ports
-from triton_runtime.standin import encode_png, numbered_picture
+from triton_runtime.standin import MODEL, encode_png, numbered_picture
 
 PATIENCE_SECONDS = 60
 CALLERS = 48  # 32 slots, two full batches, and 16 that wait in the gateway
@@ -44,6 +44,9 @@ Hostname="n1",container="triton",namespace="eagleeye",pod="triton-0"} 0.42
 """
 QUIET_PANELS = {  # what does not happen in this test
     "Calls made again, and endpoints ejected", "GPU memory", "Replicas", "Autoscaler can't read its metrics",
+    "Images in the shadow", "Boxes that a candidate agrees on", "Boxes on which they differ",
+    "Candidate's score less the served one", "Overlap of boxes that agree (IoU)",
+    "Inference of the same images, served and candidate",
 }  # fmt: skip
 
 
@@ -233,12 +236,19 @@ def panels_without_data(prometheus):
     for dashboard in dashboards.DASHBOARDS:
         for panel in dashboard.panels:
             queries = [
-                query.replace("$namespace", NAMESPACE).replace("$pod", "triton-0").replace("$__rate_interval", "10s")
+                _chosen(query, namespace=NAMESPACE, pod="triton-0", model=MODEL, __rate_interval="10s")
                 for query in panel.queries.values()
             ]
             if not any(prometheus.query(query) for query in queries):
                 empty.add(panel.title)
     return empty
+
+
+def _chosen(query, **variables):
+    """The query with a dashboard's variables filled in."""
+    for name, value in variables.items():
+        query = query.replace(f"${name}", value)
+    return query
 
 
 def test_a_profile_is_a_patch_that_the_overlay_takes(platform, prometheus, tmp_path):

@@ -6,6 +6,7 @@ import yaml
 from click.testing import CliRunner
 
 from eagleeye.model.command import model
+from tests.k8s import test_pods
 from tests.k8s.conftest import K8S, container, environment, objects, of_kind, pod_specs
 from tests.k8s.test_render import VERSIONS
 
@@ -25,13 +26,16 @@ def test_the_job_is_valid(job, version):
 
 def test_the_job_is_as_restricted_as_any_pod(job):
     """The namespace would refuse it otherwise."""
+    named = {**job, "metadata": {**job["metadata"], "name": "model-load"}}
     spec = job["spec"]["template"]["spec"]
     triton = pod_specs(objects(K8S / "overlays" / "production"))["triton"]
     (own,) = spec["containers"]
 
     assert spec["securityContext"] == triton["securityContext"]
     assert own["securityContext"] == triton["containers"][0]["securityContext"]
-    assert spec["automountServiceAccountToken"] is spec["enableServiceLinks"] is False
+    test_pods.test_every_container_meets_the_restricted_profile([named])
+    test_pods.test_no_pod_has_a_token_or_service_variables([named])
+    test_pods.test_every_container_states_what_it_needs([named])
 
 
 def test_the_job_changes_what_tritons_read(job, variants):

@@ -87,18 +87,18 @@ async def test_a_stream_outlives_the_gateway(connect, platform, board):
     assert [bits(frame.detections) for frame in frames] == [expected] * FRAMES
 
 
-async def test_the_example_in_the_readme_works(platform, board, monkeypatch, tmp_path, capsys):
+async def test_the_examples_of_the_page_work(platform, board, monkeypatch, tmp_path, capsys):
     """It runs as it stands, but for the addresses."""
     rest, grpc = addresses(platform)
     (tmp_path / ".eagleeye").mkdir()
     (tmp_path / ".eagleeye" / "board.jpg").write_bytes(board)
     monkeypatch.chdir(tmp_path)
-    section = (REPOSITORY / "README.md").read_text().partition("## From Python")[2].partition("\n## ")[0]
-    examples = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+    page = (REPOSITORY / "docs" / "python.md").read_text()
+    examples = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     assert len(examples) == 2
     for example in examples:
         code = example.replace("http://127.0.0.1:8080", rest).replace("grpc://127.0.0.1:8081", grpc)
-        await asyncio.to_thread(exec, compile(code, "README.md", "exec"), {})
+        await asyncio.to_thread(exec, compile(code, "python.md", "exec"), {})
     assert "open" in capsys.readouterr().out
 
 

@@ -1,4 +1,4 @@
-"""The README's lines from the command line, and `eagleeye detect` over the shipped model and a real Triton."""
+"""The lines of docs/command-line.md, and `eagleeye detect` over the shipped model and a real Triton."""
 
 import json
 import os
@@ -18,7 +18,7 @@ SECONDS = 120
 
 @pytest.fixture
 def workplace(tmp_path, board):
-    """A folder as the README's reader has it: the sample, a folder of boards, and a video."""
+    """A folder as the page's reader has it: the sample, a folder of boards, and a video."""
     (tmp_path / ".eagleeye").mkdir()
     (tmp_path / ".eagleeye" / "board.jpg").write_bytes(board)
     (tmp_path / "boards").mkdir()
@@ -34,7 +34,7 @@ def workplace(tmp_path, board):
 
 @pytest.fixture
 def shell(platform, workplace):
-    """Runs a line of the README against the live gateway; returns what it wrote to standard output."""
+    """Runs a line of the page against the live gateway; returns what it wrote to standard output."""
     platform.wait_until_ready()
 
     def run(line):
@@ -54,15 +54,15 @@ def shell(platform, workplace):
     return run
 
 
-def readme_lines():
-    """The commands of the section."""
-    section = (REPOSITORY / "README.md").read_text().partition("## From the command line\n")[2].partition("\n## ")[0]
-    return [line.strip() for line in section.splitlines() if line.startswith("    ")]
+def lines_of_the_page():
+    """Its commands."""
+    page = (REPOSITORY / "docs" / "command-line.md").read_text()
+    return [line.strip() for line in page.splitlines() if line.startswith("    ")]
 
 
-def test_every_line_of_the_readme_works(shell, workplace):
+def test_every_line_of_the_page_works(shell, workplace):
     """In their order, and each leaves what it says."""
-    said = {line: shell(line) for line in readme_lines()}
+    said = {line: shell(line) for line in lines_of_the_page()}
     assert len(said) >= 9
     (first,) = (json.loads(text) for line, text in said.items() if line.endswith("detect .eagleeye/board.jpg"))
     assert {found["label"] for found in first["detections"]} == set(LABELS)

@@ -3,15 +3,11 @@
 import dataclasses
 import json
 
-import numpy as np
-import onnx
 import pytest
-from onnx import numpy_helper
+from PIL import Image
 
-import export.build
 from export.errors import GateError
 from export.pipeline import ExportOptions, export_model
-from export.precision import Converted
 from export.precision_options import GateOptions
 from tests.conftest import REPOSITORY
 
@@ -45,15 +41,13 @@ def options(shared_dir, tmp_path_factory):
     )
 
 
-def with_wrong_scales(graph):
-    """A graph whose class scores were scaled wrongly, as a bad quantization does."""
-    model = onnx.load_model_from_string(graph)
-    for tensor in model.graph.initializer:
-        if "gfl_cls" in tensor.name and tensor.name.endswith("weight"):
-            weights = numpy_helper.to_array(tensor).copy()
-            weights[::2] *= np.float32(0.2)
-            tensor.CopyFrom(numpy_helper.from_array(weights, tensor.name))
-    return Converted(model.SerializeToString(deterministic=True))
+@pytest.fixture(scope="module")
+def useless(tmp_path_factory):
+    """Calibration images without anything in them: the ranges that INT8 gets from them fit no board."""
+    folder = tmp_path_factory.mktemp("useless")
+    for shade in (0, 1):
+        Image.new("RGB", (416, 416), (shade, shade, shade)).save(folder / f"{shade}.png")
+    return folder
 
 
 def test_good_candidate_is_published_with_its_figures(options):
@@ -71,18 +65,17 @@ def test_good_candidate_is_published_with_its_figures(options):
     assert [again.outcome, ungated.outcome] == ["unchanged", "unchanged"]
 
 
-def test_broken_quantization_is_refused(options, monkeypatch):
-    """A candidate that lost accuracy is not published: no file of it comes up, and the report says where it lost."""
-    monkeypatch.setattr(export.build, "convert", lambda served, *_: with_wrong_scales(served))
-    broken = dataclasses.replace(options, name="broken")
+def test_broken_quantization_is_refused(options, useless):
+    """INT8 by useless images is a sound graph that finds little: nothing is published, and the report says where."""
+    broken = dataclasses.replace(options, name="broken", precision="int8", float_layers="none", calibration=useless)
 
     with pytest.raises(
-        GateError, match=r"not published: fp16 has 0\.\d+ mAP where fp32 has 0\.\d+, which is 0\.\d+ less"
+        GateError, match=r"not published: int8 has 0\.\d+ mAP where fp32 has 0\.\d+, which is 0\.\d+ less"
     ):
         export_model(broken)
 
     assert not (options.repository / "broken").exists()
     report = json.loads(options.gate.report.read_text())
     assert report["passed"] is False
-    assert report["map_drop"] > 0.005
+    assert report["map_drop"] > 0.05
     assert options.gate.report.with_suffix(".png").is_file()

@@ -89,11 +89,11 @@ async def test_two_tritons_share_the_load_and_stop_without_a_trace(fleet):
     assert not platform.shared_memory()
 
 
-def test_the_example_in_the_readme_works(fleet):
+def test_the_example_of_the_page_works(fleet):
     """As it stands there, but for the port; one Triton will do."""
     platform = fleet(1)
-    readme = (REPOSITORY / "README.md").read_text()
-    (example,) = re.findall(r"```python\n([^`]*triton_runtime\.standin[^`]*)```", readme)
+    page = (REPOSITORY / "docs" / "fleet.md").read_text()
+    (example,) = re.findall(r"```python\n([^`]*triton_runtime\.standin[^`]*)```", page)
     assert "assert" in example
     exec(example.replace("http://127.0.0.1:8080", platform.url), {})
 

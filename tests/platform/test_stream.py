@@ -124,10 +124,10 @@ async def test_the_newest_frames_of_a_fast_camera_are_answered(address, board, p
     assert platform.settled_metric("nv_inference_request_success", at_least=expected) == expected
 
 
-async def test_the_example_in_the_readme_works(address, board, tmp_path, monkeypatch, capsys):
+async def test_the_example_of_the_page_works(address, board, tmp_path, monkeypatch, capsys):
     """As it stands there, but for the port."""
-    readme = (REPOSITORY / "README.md").read_text()
-    (example,) = re.findall(r"```python\n([^`]*start_stream[^`]*)```", readme)
+    page = (REPOSITORY / "docs" / "streams.md").read_text()
+    (example,) = re.findall(r"```python\n([^`]*start_stream[^`]*)```", page)
     (tmp_path / ".eagleeye").mkdir()
     (tmp_path / ".eagleeye" / "board.jpg").write_bytes(board)
     monkeypatch.chdir(tmp_path)

@@ -45,6 +45,9 @@ class Tritons(Protocol):
     async def statistics(self) -> dict[str, dict[str, Any]]:
         """See `gateway.triton.fleet.Fleet.statistics`."""
 
+    async def gpu_use(self) -> dict[str, float | None]:
+        """See `gateway.triton.fleet.Fleet.gpu_use`."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Reading:
@@ -88,6 +91,7 @@ class Feed:
         self._tritons = tritons
         self._views: dict[tuple[str, ...] | None, _View] = {}
         self._readings: deque[_Reading] = deque(maxlen=round(_LATENCY_SECONDS / INTERVAL_SECONDS) + 1)
+        self._gpu_use: dict[str, float | None] = {}
         self._changed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self.computed = 0
@@ -137,7 +141,9 @@ class Feed:
             await asyncio.sleep(due - loop.time())
 
     async def _compute(self) -> None:
-        statistics = await self._tritons.statistics() if self._tritons else {}
+        statistics: dict[str, dict[str, Any]] = {}
+        if self._tritons:
+            statistics, self._gpu_use = await asyncio.gather(self._tritons.statistics(), self._tritons.gpu_use())
         self._readings.append(_Reading(time.monotonic(), self._read(), statistics))
         for view in self._views.values():
             if view.caller is not None:
@@ -191,7 +197,9 @@ class Feed:
             {**each, "models": {name: versions for name, versions in each["models"].items() if view.may_see(name)}}
             for each in described
         ]
-        return [each | self._pace(each["endpoint"]) for each in shown]
+        return [
+            {**each, **self._pace(each["endpoint"]), "gpu_use": self._gpu_use.get(each["endpoint"])} for each in shown
+        ]
 
     def _pace(self, endpoint: str) -> dict[str, Any]:
         """What its Triton says of itself for the last seconds; None where it says nothing, or has nothing to do."""

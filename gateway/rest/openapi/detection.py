@@ -119,11 +119,12 @@ def schemas(subject: Subject) -> dict[str, Schema]:
             box=ref("Box"),
         ),
         "Box": record(
-            "Corners in pixels of the image as it was sent, upright by its EXIF orientation; inside the image.",
-            x1=of("number", "Left edge.", minimum=0),
-            y1=of("number", "Top edge.", minimum=0),
-            x2=of("number", "Right edge.", minimum=0),
-            y2=of("number", "Bottom edge.", minimum=0),
+            "Corners in pixels of the image as it was sent, upright by its EXIF orientation; inside the image, unless "
+            "`clip` is false.",
+            x1=of("number", "Left edge."),
+            y1=of("number", "Top edge."),
+            x2=of("number", "Right edge."),
+            y2=of("number", "Bottom edge."),
         ),
         "CocoRow": record(
             "One row of a COCO result file.",
@@ -163,6 +164,11 @@ def _parameters(timeout_seconds: float) -> dict[str, Schema]:
             "boolean",
             "Whether boxes of different classes compete, too (`iou_threshold`).",
             default=default.agnostic_nms,
+        ),
+        "clip": of(
+            "boolean",
+            "Whether boxes end at the border of the image; `false` gives them as the model does, also beyond it.",
+            default=default.clip,
         ),
         "timeout_ms": of(
             "number",

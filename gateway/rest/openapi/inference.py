@@ -368,6 +368,7 @@ def _parameters() -> Schema:
             "max_detections": of("integer", "See there.", minimum=1, maximum=MAX_DETECTIONS),
             "classes": of("string", "Labels or ids, separated by commas.", minLength=1),
             "agnostic_nms": of("boolean", "See there."),
+            "clip": of("boolean", "See there."),
             "timeout_ms": of("number", "See there.", minimum=1, maximum=parameters.MAX_TIMEOUT_MS),
             "timeout": of(
                 "integer",

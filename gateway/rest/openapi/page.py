@@ -126,9 +126,7 @@ def _example(summary: str, value: object, state: str = "") -> str:
 
 def fields(schema: Mapping[str, Any]) -> str:
     """A record's fields; of a list those of its items."""
-    return prose(schema["description"]) + _table(
-        ("field", "values", "meaning"), _rows(schema.get("items", schema), "")
-    )
+    return prose(schema["description"]) + _table(("field", "values", "meaning"), _rows(schema.get("items", schema), ""))
 
 
 def _rows(schema: Mapping[str, Any], prefix: str) -> Iterable[tuple[str, ...]]:

@@ -21,6 +21,7 @@ def test_everything_is_written_as_the_gateway_reads_it():
         max_detections=np.int32(7),
         classes=(name for name in ["cat", 3]),
         agnostic_nms=False,
+        clip=True,
         priority="high",
     )
     expected = {
@@ -29,6 +30,7 @@ def test_everything_is_written_as_the_gateway_reads_it():
         "max_detections": "7",
         "classes": "cat,3",
         "agnostic_nms": "false",
+        "clip": "true",
         "priority": "high",
     }
     assert [query.parameters(), query.parameters()] == [expected] * 2
@@ -58,6 +60,7 @@ def test_classes_may_be_written_as_on_a_command_line():
         ({"classes": ["a,b"]}, ValueError, "has a comma; name the class by its id"),
         ({"classes": []}, ValueError, "leave it out"),
         ({"agnostic_nms": 1}, TypeError, "agnostic_nms must be True or False, not 1"),
+        ({"clip": "no"}, TypeError, "clip must be True or False, not 'no'"),
         ({"priority": 1}, TypeError, "priority must be a text, not 1"),
         ({"priority": "urgent"}, ValueError, "priority is 'urgent'; it must be one of high, normal, low"),
     ],

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import hashlib
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -270,7 +271,36 @@ def test_a_change_meanwhile_is_not_written_over(run, repository, tritons, live, 
     assert [triton.loads for triton in tritons] == [0, 0, 0]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("name", ["", ".", "..", f"{NAME}/", f"../models/{NAME}"])
+def test_a_path_is_no_name(run, repository, name):
+    """Triton and the rollout file would not know it; and a repository is no model that is to be removed."""
+    done = run("load", name, "2")
+
+    assert (done.exit_code, done.output) == (1, f"Error: {repository} has no model {name}; there are: {NAME}\n")
+    assert loaded(repository) == (1,)
+
+
+def test_a_gateway_that_can_not_be_asked_stops_it_before_it_begins(run, repository, rollout_file, unused_tcp_port):
+    """No share is changed by a command that fails for a wrong --url."""
+    done = run("promote", NAME, "1", "--url", f"http://127.0.0.1:{unused_tcp_port}", file=True)
+
+    assert (done.exit_code, "cannot ask http://127.0.0.1:" in done.output) == (1, True)
+    assert not rollout_file.exists()
+
+
+def test_a_reader_that_leaves_does_not_stop_it_half_way(repository, tritons, live):
+    """`eagleeye model load ... 2>&1 | head -1` loads everywhere."""
+    options = ["--repository", str(repository), "--triton-url", live]
+    reader, writer = os.pipe()
+    os.close(reader)
+    load = [sys.executable, "-m", "eagleeye", "model", "load", NAME, "2", *options]
+    subprocess.run(load, stdout=subprocess.DEVNULL, stderr=writer, check=True, timeout=60)
+    os.close(writer)
+
+    assert [triton.ready for triton in tritons] == [{1, 2}] * 3
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_puts_everything_back(repository, tritons, live, number):
     """As long as it takes; the exit code tells that it was interrupted."""
     config, started = (repository / NAME / CONFIG_FILE).read_bytes(), threading.Event()

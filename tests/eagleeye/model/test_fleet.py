@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from eagleeye.model.fleet import Fleet, FleetError
+from export.errors import RepositoryError
 from gateway.triton.discovery import FixedAddresses, LookFailed
 from tests.eagleeye.model.fake_fleet import Repository, Triton, serving
 
@@ -142,6 +143,44 @@ async def test_an_interruption_reverts_all(tritons, repository):
 
     assert [triton.ready for triton in tritons] == [{1}] * 3
     assert repository.versions == {1}
+
+
+class Forgetful:
+    """A name that is known once, and then no more: `after` is raised, or what it stands for then."""
+
+    def __init__(self, addresses, after):
+        self.answers = [frozenset(addresses), after]
+
+    async def look(self):
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        if isinstance(answer, LookFailed):
+            raise answer
+        return answer
+
+
+@pytest.mark.parametrize("after", [LookFailed("A of triton: no answer"), frozenset()], ids=["fails", "nobody"])
+async def test_a_name_that_is_lost_reverts_all_that_were_known(tritons, repository, after):
+    """DNS that goes while they load neither hides a failure nor keeps anybody from being told to go back."""
+    tritons[2].broken = {2}
+    async with serving(*tritons) as addresses:
+        with pytest.raises(FleetError):
+            await load_second(fleet_of(Forgetful(addresses, after)), repository)
+
+    assert [triton.ready for triton in tritons] == [{1}] * 3
+    assert repository.versions == {1}
+
+
+async def test_a_repository_that_can_not_be_put_back_is_told(tritons, repository):
+    """Beside what went wrong first."""
+
+    def restore():
+        raise RepositoryError("cannot write the model repository: No space left on device")
+
+    tritons[2].broken = {2}
+    async with serving(*tritons) as addresses:
+        fleet = fleet_of(FixedAddresses(frozenset(addresses)))
+        with pytest.raises(FleetError, match=r"said: load failed.*Going back failed in part: .*No space left"):
+            await fleet.change("ns", [1, 2], repository.write(1, 2), restore)
 
 
 async def test_a_whole_model_is_unloaded(tritons):

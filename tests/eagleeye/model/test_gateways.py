@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import socket
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -65,6 +66,35 @@ def test_a_refusal_is_told_with_its_reason(unused_tcp_port):
 
     with pytest.raises(GatewayError, match=f"cannot ask http://127.0.0.1:{unused_tcp_port}/v1/shadow: .*refused"):
         Gateways([f"http://127.0.0.1:{unused_tcp_port}"]).get("/v1/shadow")
+
+
+@pytest.mark.parametrize("answer", [[], "weights", {"weights": ["1"]}, {"weights": {"1": "all"}}])
+def test_an_answer_that_no_gateway_gives_is_told(answer):
+    """Somebody else listens there."""
+    with gateway([answer]) as (url, _), pytest.raises(GatewayError, match="answers what no gateway does"):
+        Gateways([url]).until_weights("ns", {}, 1)
+
+
+def test_a_server_that_does_not_speak_http_is_told():
+    """Such as Triton's gRPC port."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def speak_http_2():
+            connection, _ = server.accept()
+            with connection:
+                connection.sendall(b"\0\0\22\4\n\n")
+
+        thread = threading.Thread(target=speak_http_2)
+        thread.start()
+        with pytest.raises(GatewayError, match="does not speak HTTP; name the port of the gateway's REST face"):
+            Gateways([f"http://127.0.0.1:{server.getsockname()[1]}"]).get("/v1/shadow")
+        thread.join()
+
+
+def test_an_address_with_a_blank_is_told():
+    """In one line, as it was given."""
+    with pytest.raises(GatewayError, match="cannot ask http://a b/v1/shadow: "):
+        Gateways(["http://a b"]).get("/v1/shadow")
 
 
 def test_other_faces_are_refused(tmp_path):

@@ -8,7 +8,7 @@ import { announce, byId, foreign, make, reconcile, setText } from "./dom.js";
 import { annotated, asCoco, asJson, className, copy, curlLine, download, jsonBlob, stem } from "./exports.js";
 import { Viewer } from "./viewer.js";
 
-const CANDIDATES = { score_threshold: 0.01, iou_threshold: 1, max_detections: 1000 }; // all that the model gives
+const CANDIDATES = { score_threshold: 0.01, iou_threshold: 1, max_detections: 1000, clip: false }; // all that the model gives
 const CAMERA_CANDIDATES = { ...CANDIDATES, score_threshold: 0.05 }; // many a second: only what may be of use
 const AT_A_TIME = 2; // pictures that are asked about; further ones wait here, not in the gateway
 const MOST_RETRIES = 3;
@@ -172,7 +172,7 @@ async function ask(item, chosen) {
   item.answers.set(chosen, {}); // in work
   try {
     const answer = await detectIn(item, chosen);
-    item.answers.set(chosen, { answer, candidates: fromAnswer(answer.detections) });
+    item.answers.set(chosen, { answer, candidates: fromAnswer(answer) });
   } catch (error) {
     item.answers.set(chosen, { error });
   }
@@ -423,7 +423,7 @@ async function toggleCamera() {
 }
 
 function takeFrame({ picture: frame, answer }) {
-  live = { picture: frame, answer, candidates: fromAnswer(answer.detections) };
+  live = { picture: frame, answer, candidates: fromAnswer(answer) };
   show();
 }
 

@@ -61,7 +61,7 @@ export async function annotated(picture, found) {
   context.drawImage(picture, 0, 0);
   const unit = Math.max(1, Math.min(picture.width, picture.height) / 640);
   const font = `600 ${Math.round(12 * unit)}px system-ui, sans-serif`;
-  drawBoxes(context, found, { line: 2 * unit, font, tagHeight: 18 * unit });
+  drawBoxes(context, found, { size: [picture.width, picture.height], line: 2 * unit, font, tagHeight: 18 * unit });
   return new Promise((resolve, reject) => {
     canvas.toBlob((blob) => (blob ? resolve(blob) : reject(new Error("the browser can't encode this picture"))), "image/png");
   });

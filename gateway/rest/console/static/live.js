@@ -129,7 +129,7 @@ function tile({ title, unit = "", value, lines, note }) {
     { className: "tile" },
     make("h3", {}, title),
     make("p", { className: "value" }, number, make("span", { className: "unit" }, unit)),
-    make("div", { className: "plot" }, chart.element, top),
+    make("div", { className: "plot" }, top, chart.element),
     below,
   );
   const update = (sample) => {
@@ -184,7 +184,7 @@ const FACTS = [
   ["Latency", ({ latency_ms: milliseconds }) => readable(milliseconds, milliseconds === null ? "" : " ms")],
   ["Images", ({ inferences_per_second: rate }) => readable(rate, rate === null ? "" : "/s")],
   ["Share", ({ share }) => `${readable(100 * share)} %`],
-  ["GPU", ({ gpu_use: use }) => (use === null || use === undefined ? "\u2013" : `${readable(100 * use)} %`)],
+  ["GPU", ({ gpu_use: use }) => readable(use === null ? null : 100 * use, use === null ? "" : " %")],
   ["Ejections", ({ ejections }) => readable(ejections)],
 ];
 

@@ -9,8 +9,11 @@ const CLICK_PIXELS = 4; // a pointer that moves less has clicked
 const MOST_TAGS = 80; // more would cover the picture; the list has them all
 const FONT = "600 12px system-ui, sans-serif";
 
-/** Draw boxes, weakest first so that the best is on top. `scale` is the number of canvas units in a unit of the box. */
-export function drawBoxes(context, found, { scale = 1, x = 0, y = 0, selected = null, line = 2, font = FONT, tagHeight = 18 }) {
+/**
+ * Draw boxes, weakest first so that the best is on top. `scale` is the number of canvas units in a unit of the box, and
+ * `size` is the canvas' width and height. A tag stands above its box, or else below or in it, and never out of sight.
+ */
+export function drawBoxes(context, found, { size: [across, down], scale = 1, x = 0, y = 0, selected = null, line = 2, font = FONT, tagHeight = 18 }) {
   const hasTags = found.length <= MOST_TAGS;
   context.font = font;
   context.textBaseline = "middle";
@@ -28,15 +31,18 @@ export function drawBoxes(context, found, { scale = 1, x = 0, y = 0, selected = 
     context.lineWidth = width;
     context.strokeStyle = css(colour);
     context.strokeRect(...outline);
-    if (!hasTags && !isSelected) continue;
+    const [left, top, boxWidth, height] = outline;
+    const isInSight = left < across && left + boxWidth > 0 && top < down && top + height > 0;
+    if (!isInSight || (!hasTags && !isSelected)) continue;
     const text = `${plain(each.label, 24)} ${each.score.toFixed(2)}`;
-    const [left, top] = outline;
     const tagWidth = context.measureText(text).width + tagHeight * 0.6;
-    const tagTop = top - tagHeight - width > y ? top - tagHeight - width / 2 : top + width / 2;
+    const tagLeft = Math.max(0, Math.min(left - width / 2, across - tagWidth));
+    const [above, below, inside] = [top - tagHeight - width / 2, top + height + width / 2, Math.max(top, 0) + width / 2];
+    const tagTop = above >= Math.max(y, 0) ? above : below + tagHeight <= down ? below : inside;
     context.fillStyle = css(colour);
-    context.fillRect(left - width / 2, tagTop, tagWidth, tagHeight);
+    context.fillRect(tagLeft, tagTop, tagWidth, tagHeight);
     context.fillStyle = textOn(colour);
-    context.fillText(text, left - width / 2 + tagHeight * 0.3, tagTop + tagHeight / 2);
+    context.fillText(text, tagLeft + tagHeight * 0.3, tagTop + tagHeight / 2);
   }
 }
 
@@ -113,7 +119,7 @@ export class Viewer {
     context.imageSmoothingEnabled = scale * ratio < 3; // beyond, pixels are what one wants to see
     context.imageSmoothingQuality = "high";
     context.drawImage(this.picture, x, y, this.picture.width * scale, this.picture.height * scale);
-    drawBoxes(context, this.found, { scale, x, y, selected: this.selected });
+    drawBoxes(context, this.found, { size: [canvas.clientWidth, canvas.clientHeight], scale, x, y, selected: this.selected });
   }
 
   move(view) {

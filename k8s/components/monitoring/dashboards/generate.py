@@ -6,7 +6,7 @@ Every query filters by the dashboard's variable `namespace`; `python generate.py
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,22 +28,24 @@ class Panel:
         unit: Grafana's name of the unit.
         queries: legend -> PromQL.
         threshold: where a line is drawn, in the panel's unit.
+        least: where the axis begins; None: where the values do.
     """
 
     title: str
     unit: str
     queries: dict[str, str]
     threshold: float | None = None
+    least: float | None = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Dashboard:
-    """One page of panels; `pod` adds a variable that chooses one Triton."""
+    """One page of panels; `chosen` has variables beside the namespace, each with the query for its values."""
 
     name: str
     title: str
     panels: tuple[Panel, ...]
-    has_pod: bool = False
+    chosen: dict[str, str] = field(default_factory=dict)
 
 
 def _quantile(quantile: float, metric: str, labels: str, *by: str) -> str:
@@ -182,7 +184,7 @@ TRITON: Final = Dashboard(
             0.95,
         ),
     ),
-    has_pod=True,
+    chosen={"pod": f"label_values(nv_inference_pending_request_count{{{_NS}}}, pod)"},
 )
 
 
@@ -228,7 +230,102 @@ AUTOSCALING: Final = Dashboard(
     ),
 )
 
-DASHBOARDS: Final = (PLATFORM, TRITON, AUTOSCALING)
+_MODEL: Final = f'{_NS}, model="$model"'
+VERSIONS: Final = Dashboard(
+    "eagleeye-versions",
+    "EagleEye: versions and shadow",
+    (
+        Panel(
+            "Images by version",
+            "reqps",
+            {"{{version}}": f"sum by (version) (rate(eagleeye_version_images_total{{{_MODEL}}}[{_WINDOW}]))"},
+        ),
+        Panel(
+            "Failed images by version",
+            "percentunit",
+            {
+                "{{version}}": "1 - sum by (version) "
+                f'(rate(eagleeye_version_images_total{{{_MODEL}, code="ok"}}[{_WINDOW}]))'
+                f" / sum by (version) (rate(eagleeye_version_images_total{{{_MODEL}}}[{_WINDOW}]))"
+            },
+        ),
+        Panel(
+            "Inference by version",
+            "s",
+            {
+                f"{{{{version}}}} p{quantile * 100:g}": _quantile(
+                    quantile, "eagleeye_version_infer_seconds", _MODEL, "version"
+                )
+                for quantile in (0.5, 0.99)
+            },
+        ),
+        Panel(
+            "Requests that no version of the rollout could answer, and wrong files",
+            "short",
+            {
+                "fell back/s": f"sum(rate(eagleeye_rollout_fallbacks_total{{{_MODEL}}}[{_WINDOW}]))",
+                "files refused in 1 h": f"sum(increase(eagleeye_rollout_rejected_total{{{_NS}}}[1h]))",
+            },
+        ),
+        Panel(
+            "Images in the shadow",
+            "reqps",
+            {
+                "{{version}}: {{outcome}}": "sum by (version, outcome) "
+                f"(rate(eagleeye_shadow_images_total{{{_MODEL}}}[{_WINDOW}]))"
+            },
+        ),
+        Panel(
+            "Boxes that a candidate agrees on",
+            "percentunit",
+            {
+                "{{version}}: {{label}}": "sum by (version, label) "
+                f'(rate(eagleeye_shadow_boxes_total{{{_MODEL}, outcome="agreed"}}[{_WINDOW}]))'
+                f" / sum by (version, label) (rate(eagleeye_shadow_boxes_total{{{_MODEL}}}[{_WINDOW}]))"
+            },
+        ),
+        Panel(
+            "Boxes on which they differ",
+            "short",
+            {
+                "{{version}}: {{outcome}}/s": "sum by (version, outcome) "
+                f'(rate(eagleeye_shadow_boxes_total{{{_MODEL}, outcome!="agreed"}}[{_WINDOW}]))'
+            },
+        ),
+        Panel(
+            "Candidate's score less the served one",
+            "short",
+            {
+                f"{{{{version}}}} p{quantile * 100:g}": _quantile(
+                    quantile, "eagleeye_shadow_score_shift", _MODEL, "version"
+                )
+                for quantile in (0.05, 0.5, 0.95)
+            },
+            least=None,
+        ),
+        Panel(
+            "Overlap of boxes that agree (IoU)",
+            "percentunit",
+            {
+                f"{{{{version}}}} p{quantile * 100:g}": _quantile(quantile, "eagleeye_shadow_iou", _MODEL, "version")
+                for quantile in (0.05, 0.5)
+            },
+        ),
+        Panel(
+            "Inference of the same images, served and candidate",
+            "s",
+            {
+                f"{{{{version}}}} {{{{role}}}} p{quantile * 100:g}": _quantile(
+                    quantile, "eagleeye_shadow_infer_seconds", _MODEL, "version", "role"
+                )
+                for quantile in (0.5, 0.99)
+            },
+        ),
+    ),
+    chosen={"model": f"label_values(eagleeye_version_images_total{{{_NS}}}, model)"},
+)
+
+DASHBOARDS: Final = (PLATFORM, TRITON, AUTOSCALING, VERSIONS)
 
 
 def as_json(dashboard: Dashboard) -> str:
@@ -249,9 +346,7 @@ def as_json(dashboard: Dashboard) -> str:
 
 def _variables(dashboard: Dashboard) -> list[dict[str, Any]]:
     source = {"name": "datasource", "label": "Prometheus", "type": "datasource", "query": "prometheus"}
-    names = {"namespace": "label_values(eagleeye_held_bytes, namespace)"}
-    if dashboard.has_pod:
-        names["pod"] = f"label_values(nv_inference_pending_request_count{{{_NS}}}, pod)"
+    names = {"namespace": "label_values(eagleeye_held_bytes, namespace)", **dashboard.chosen}
     chosen = [
         {"name": name, "type": "query", "datasource": _SOURCE, "query": query, "refresh": 2, "sort": 1}
         for name, query in names.items()
@@ -273,7 +368,7 @@ def _panel(number: int, panel: Panel) -> dict[str, Any]:
         "fieldConfig": {
             "defaults": {
                 "unit": panel.unit,
-                "min": 0,
+                "min": panel.least,
                 "custom": {"thresholdsStyle": {"mode": "off" if panel.threshold is None else "line"}},
                 "thresholds": {"mode": "absolute", "steps": steps},
             },
