@@ -138,7 +138,7 @@ class Admission:
             if station.queue.turns_ahead(priority, flow) >= self._max_unmeasured:
                 raise self._refusal(station, 0.0, "queue", f"{len(station.queue)} images wait for {model} already")
         elif wait_seconds + station.service.upper_seconds > timeout_seconds * _PLANNED_SHARE:
-            raise self._refusal(station, wait_seconds, "deadline", _too_late(wait_seconds, timeout_seconds))
+            raise self._refusal(station, wait_seconds, "deadline", _too_late(station, wait_seconds, timeout_seconds))
 
     def spare_slots(self, model: str) -> int:
         """How many images that no caller waits for may be with Triton beside the others: none while one waits."""
@@ -258,7 +258,7 @@ class Admission:
         wait_seconds = self._wait_seconds(slot.station, slot.priority, slot.flow) or 0.0
         timeout_seconds = slot.deadline.timeout_seconds
         slot.granted.set_exception(
-            self._refusal(slot.station, wait_seconds, "expired", _too_late(wait_seconds, timeout_seconds))
+            self._refusal(slot.station, wait_seconds, "expired", _too_late(slot.station, wait_seconds, timeout_seconds))
         )
 
     def _refusal(self, station: _Station, wait_seconds: float, reason: str, message: str) -> Overloaded:
@@ -318,8 +318,9 @@ def _count_down(counter: Counter[Lane], lane: Lane) -> None:
         del counter[lane]
 
 
-def _too_late(wait_seconds: float, timeout_seconds: float) -> str:
+def _too_late(station: _Station, wait_seconds: float, timeout_seconds: float) -> str:
     return (
-        f"the image's turn would come after {wait_seconds * 1e3:.0f} ms, too late for an answer within the "
+        f"the image's turn would come after {wait_seconds * 1e3:.0f} ms and an answer now takes up to "
+        f"{station.service.upper_seconds * 1e3:.0f} ms, too late for an answer within the "
         f"{timeout_seconds * 1e3:.0f} ms that the request allows"
     )

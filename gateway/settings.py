@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import click
 
@@ -33,7 +33,7 @@ _ORIGIN: Final = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s?#@]+")
 class Seconds(click.FloatRange):
     """A time that ends: neither `inf` nor `nan`, with which a wait would have no end or no meaning."""
 
-    def convert(self, value: str | float, param: click.Parameter | None, ctx: click.Context | None) -> float:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         """Check it."""
         seconds: float = super().convert(value, param, ctx)
         if not math.isfinite(seconds):

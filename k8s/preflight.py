@@ -474,12 +474,12 @@ class Cluster:
             CannotLook: no server answers.
         """
         said = self._json("version", "--output=json")
-        if not said or "serverVersion" not in said:
+        if not said or not said.get("serverVersion"):
             raise CannotLook(
                 "kubectl reaches no API server: is it installed, and does `kubectl cluster-info` answer? "
                 "KUBECONFIG names the file with the address"
             )
-        return str((said["serverVersion"] or {}).get("gitVersion", "unknown"))
+        return str(said["serverVersion"].get("gitVersion", "unknown"))
 
     def items(self, *arguments: str) -> list[Any]:
         """The items of a list; none if it can't be seen."""

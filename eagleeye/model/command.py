@@ -33,6 +33,7 @@ from eagleeye.model.options import (
     timeout_option,
 )
 from eagleeye.status import echo_table
+from export.errors import RepositoryError
 from export.plan_config import BACKEND, serving_onnx
 from export.repository import (
     CONFIG_FILE,
@@ -82,11 +83,15 @@ def model() -> None:
 def list_command(*, repository: Path, as_json: bool, **values: Any) -> None:
     """Show all models of a repository with their versions; with --triton-url, what each Triton serves of them."""
     with in_one_line():
-        models, indexes = _look(repository, overview.names(repository), values)
+        published, unreadable = _readable(repository)
+        models, indexes = _look(published, values)
     if as_json:
-        say(json.dumps({"models": [overview.as_json(each) for each in models], "silent": _silent(indexes)}, indent=1))
+        found = [overview.as_json(each) for each in models]
+        say(json.dumps({"models": found, "silent": _silent(indexes), "unreadable": unreadable}, indent=1))
         return
     echo_table(overview.table(models, is_live=bool(indexes)))
+    for error in unreadable.values():
+        say(error)
     for address, error in _silent(indexes).items():
         say(f"{address} {error}")
 
@@ -100,8 +105,7 @@ def list_command(*, repository: Path, as_json: bool, **values: Any) -> None:
 def show(*, name: str, repository: Path, as_json: bool, **values: Any) -> None:
     """Show one model: files, sizes and facts of each version, and its state on each Triton of --triton-url."""
     with in_one_line():
-        find_model(repository, name)
-        (found,), indexes = _look(repository, [name], values)
+        (found,), indexes = _look([find_model(repository, name)], values)
     if as_json:
         say(json.dumps({**overview.as_json(found), "silent": _silent(indexes)}, indent=1))
         return
@@ -112,13 +116,24 @@ def show(*, name: str, repository: Path, as_json: bool, **values: Any) -> None:
         say(f"{address} {error}")
 
 
+def _readable(repository: Path) -> tuple[list[PublishedModel], dict[str, str]]:
+    """The models of a repository, and by name why others can't be read."""
+    published, unreadable = [], {}
+    for name in overview.names(repository):
+        try:
+            published.append(find_model(repository, name))
+        except RepositoryError as error:
+            unreadable[name] = str(error)
+    return published, unreadable
+
+
 def _look(
-    repository: Path, names: Sequence[str], values: Mapping[str, Any]
+    models: Sequence[PublishedModel], values: Mapping[str, Any]
 ) -> tuple[list[overview.Overview], Mapping[str, Index]]:
     rollout = read(values["rollout_file"])
     fleet = fleet_of(values, timeout_seconds=0)
     indexes = run(fleet.look()) if fleet else {}
-    return [overview.overview(find_model(repository, name), rollout.of(name), indexes) for name in names], indexes
+    return [overview.overview(each, rollout.of(each.directory.name), indexes) for each in models], indexes
 
 
 def _silent(indexes: Mapping[str, Index]) -> dict[str, str]:

@@ -18,7 +18,7 @@ from click.testing import CliRunner
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from gateway.__main__ import gateway as gateway_command
-from gateway.settings import Origins, ServingSettings, Settings, refuse_open_doors
+from gateway.settings import Origins, Seconds, ServingSettings, Settings, refuse_open_doors
 from tests.certificates import Authority
 from tests.gateway import raw_grpc
 from triton_runtime.up import UpSettings, up
@@ -125,6 +125,14 @@ def test_a_busy_port_is_named_in_one_line(option):
     assert ended.returncode == 1
     assert line.startswith("Error: can't listen: ")
     assert str(port) in line
+
+
+@pytest.mark.parametrize("text", ["nan", "inf", "-1", "soon"])
+@pytest.mark.parametrize("least", [{}, {"min_open": True}])
+def test_a_time_ends(text, least):
+    """With `inf` a gateway would drain for ever."""
+    with pytest.raises(click.BadParameter):
+        Seconds(min=0, **least).convert(text, None, None)
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.7", "2001:db8::7", "board.example", ""])

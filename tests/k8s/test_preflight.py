@@ -578,6 +578,15 @@ def test_a_cluster_that_does_not_answer_is_told_in_a_line(capsys):
     assert said.err.startswith("preflight: kubectl reaches no API server")
 
 
+@pytest.mark.parametrize(
+    "said", ["", "null", "[]", "1", "{", "{}", '"serverVersion"', '{"serverVersion": null}', "\ufffd"]
+)
+def test_a_kubectl_that_says_something_else_is_told_in_a_line(capsys, said):
+    """Such as a wrapper that greets first."""
+    assert preflight.main(["cluster"], cluster=preflight.Cluster(lambda *_: said)) == 2
+    assert capsys.readouterr().err.startswith("preflight: kubectl reaches no API server")
+
+
 def test_findings_for_people_and_for_programs(capsys):
     """What is wrong comes with what mends it; the exit status says whether something is missing."""
     arguments = ["cluster", "--overlay", "production"]

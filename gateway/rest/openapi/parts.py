@@ -84,7 +84,8 @@ PROBLEMS: Final = {
     "overloaded": Explained(
         "So many images wait that this one would be answered too late, or they hold as much memory as allowed. "
         "`Retry-After` says when to come back.",
-        "the image's turn would come after 1840 ms, too late for an answer within the 1000 ms that the request allows",
+        "the image's turn would come after 1840 ms and an answer now takes up to 60 ms, too late for an answer within "
+        "the 1000 ms that the request allows",
     ),
     "triton_unavailable": Explained(
         "No Triton can be reached, or it could not run the model.",

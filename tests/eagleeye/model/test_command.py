@@ -271,6 +271,24 @@ def test_a_change_meanwhile_is_not_written_over(run, repository, tritons, live, 
     assert [triton.loads for triton in tritons] == [0, 0, 0]
 
 
+def test_a_model_without_a_readable_config_does_not_hide_the_others(run, repository):
+    """It is named below the table, and in the JSON."""
+    (repository / "broken").mkdir()
+    (repository / "broken" / CONFIG_FILE).write_text("this is no config {")
+
+    done, as_json = run("list"), json.loads(run("list", "--json").stdout)
+
+    assert f"{repository}/broken is in the way: it has no readable config.pbtxt" in done.output.splitlines()[-1]
+    assert [each["name"] for each in as_json["models"]] == [NAME]
+    assert list(as_json["unreadable"]) == ["broken"]
+
+
+@pytest.mark.parametrize("seconds", ["nan", "inf", "1e30", "0"])
+def test_a_time_that_grpc_can_not_hold_is_refused(run, seconds):
+    """It would be over at once."""
+    assert run("load", NAME, "2", "--timeout-seconds", seconds).exit_code == 2
+
+
 @pytest.mark.parametrize("name", ["", ".", "..", f"{NAME}/", f"../models/{NAME}"])
 def test_a_path_is_no_name(run, repository, name):
     """Triton and the rollout file would not know it; and a repository is no model that is to be removed."""
@@ -280,7 +298,7 @@ def test_a_path_is_no_name(run, repository, name):
     assert loaded(repository) == (1,)
 
 
-def test_a_gateway_that_can_not_be_asked_stops_it_before_it_begins(run, repository, rollout_file, unused_tcp_port):
+def test_a_gateway_that_can_not_be_asked_stops_it_before_it_begins(run, rollout_file, unused_tcp_port):
     """No share is changed by a command that fails for a wrong --url."""
     done = run("promote", NAME, "1", "--url", f"http://127.0.0.1:{unused_tcp_port}", file=True)
 
