@@ -22,7 +22,7 @@ class RawPredictions:
         class_ids: int32 (K,), 0-based.
 
     Raises:
-        ValueError: the three do not belong together, or hold a number that is not finite.
+        ValueError: the three do not belong together, a score is not in [0, 1], or a box is not finite.
     """
 
     boxes: FloatArray
@@ -34,8 +34,10 @@ class RawPredictions:
         _expect("boxes", self.boxes, np.float32, (k, 4))
         _expect("scores", self.scores, np.float32, (k,))
         _expect("class_ids", self.class_ids, np.int32, (k,))
-        if not (np.isfinite(self.boxes).all() and np.isfinite(self.scores).all()):
-            raise ValueError("boxes and scores must be finite numbers")
+        if not np.isfinite(self.boxes).all():
+            raise ValueError("boxes must be finite numbers")
+        if not ((self.scores >= 0) & (self.scores <= 1)).all():  # nor is NaN
+            raise ValueError("scores must be from 0 to 1")
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,6 +51,7 @@ class Metrics:
         self.endpoint_up = self._gauge("triton_endpoint_up", "1 while this Triton serves a detector", "endpoint")
         self.triton_outstanding = self._gauge("triton_outstanding", "Calls that this Triton works on", "endpoint")
         self.triton_requests = self._counter("triton_requests", "Calls by endpoint and outcome", "endpoint", "outcome")
+        self.triton_tensors = self._counter("triton_tensors", "Tensors by the way that they went", "endpoint", "way")
         self.triton_ejections = self._counter("triton_ejections", "Times that it got no calls for a while", "endpoint")
         self.triton_retries = self._counter("triton_retries", "Calls made once more, on another Triton", "reason")
         self.image_bytes = self._histogram("image_bytes", "Encoded size of an image", _BYTES)
@@ -84,7 +85,13 @@ class Metrics:
 
     def forget_endpoint(self, endpoint: str) -> None:
         """Remove a Triton that is gone, so that pods which come and go leave nothing behind."""
-        for instrument in (self.endpoint_up, self.triton_outstanding, self.triton_requests, self.triton_ejections):
+        for instrument in (
+            self.endpoint_up,
+            self.triton_outstanding,
+            self.triton_requests,
+            self.triton_tensors,
+            self.triton_ejections,
+        ):
             instrument.remove_by_labels({"endpoint": endpoint})
 
     @contextmanager

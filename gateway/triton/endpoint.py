@@ -13,6 +13,7 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from gateway import tracing
 from gateway.errors import InvalidPrediction
+from gateway.triton.attachment import Attachment, RegionUnknown
 from gateway.triton.contract import ContractError, parse_model
 from gateway.triton.failure import CallFailed, Reason, could_not_run, is_stopping, read_failure
 from gateway.triton.health import Health, State
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from gateway.detections import RawPredictions
     from gateway.metrics import Metrics
     from gateway.model import Model
+    from gateway.triton.messages import Question
+    from gateway.triton.shared_memory import SharedMemory
 
 _PROBE_INTERVAL_SECONDS: Final = 0.5
 _PROBE_TIMEOUT_SECONDS: Final = 1.0  # with the interval: a Triton that stalls is known to within 1.5 s
@@ -48,6 +51,12 @@ _CHANNEL_OPTIONS: Final = (
     ("grpc.enable_http_proxy", 0),  # a proxy for the world outside can't reach a pod
 )
 
+_NOBODY: Final = "Connection refused"  # which a frozen process does not say
+
+SHARED_MEMORY: Final = "shared_memory"
+MESSAGE: Final = "message"
+"""The ways in which tensors reach Triton."""
+
 _log = structlog.get_logger()
 
 
@@ -56,6 +65,7 @@ class Endpoint:
 
     While entered, it probes twice a second which detectors are ready, and `on_change` is called whenever it becomes
     better or worse for calls; `on_loss` with the number of its calls when these are as good as lost.
+    What lies in `memory` is not sent, as soon as Triton shares that.
     """
 
     def __init__(
@@ -64,6 +74,7 @@ class Endpoint:
         metrics: Metrics,
         on_change: Callable[[], None] = lambda: None,
         on_loss: Callable[[int], None] = lambda _: None,
+        memory: SharedMemory | None = None,
     ) -> None:
         self.address = address
         self.models: Mapping[str, Model] = {}
@@ -76,6 +87,8 @@ class Endpoint:
         self._metrics = metrics
         self._on_change = on_change
         self._on_loss = on_loss
+        self._attachment = Attachment(memory, address) if memory else None
+        self._attaching: asyncio.Task[None] | None = None
         self._refused: dict[str, str] = {}  # models that are no detectors, and why: said once, not with every probe
         self._calls: dict[grpc.aio.Call, tuple[Model, int]] = {}
         self._taken_back: set[grpc.aio.Call] = set()
@@ -87,8 +100,11 @@ class Endpoint:
     async def __aenter__(self) -> Self:
         self._channel = grpc.aio.insecure_channel(self.address, options=_CHANNEL_OPTIONS)
         self._triton = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
-        # as the stub's own, but for requests that are bytes already
-        self._infer = self._channel.unary_unary(_INFER, response_deserializer=service_pb2.ModelInferResponse.FromString)
+        # As the stub's own, but for requests that are bytes already. A call that has ended is part of a cycle, so what
+        # it was asked for stays until a garbage collection: not these bytes, which are taken out of their list.
+        self._infer = self._channel.unary_unary(
+            _INFER, request_serializer=list.pop, response_deserializer=service_pb2.ModelInferResponse.FromString
+        )
         self._watching = asyncio.create_task(self._watch(), name=f"watch {self.address}")
         await self._probed.wait()
         return self
@@ -96,8 +112,12 @@ class Endpoint:
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._watching.cancel()
-        await asyncio.gather(self._watching, return_exceptions=True)
+        tasks = [task for task in (self._watching, self._attaching) if task]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        if self._attachment:
+            await self._attachment.close(self._triton)
         await self._channel.close()
 
     # what the balancer asks
@@ -122,14 +142,34 @@ class Endpoint:
         """See `gateway.triton.balancer.Candidate`."""
         return self.health.outstanding
 
-    async def infer(self, request: bytes, model: Model, version: int, deadline: Deadline) -> RawPredictions:
-        """Run one inference; `request` is a serialized `ModelInferRequest`.
+    async def infer(self, question: Question, deadline: Deadline) -> RawPredictions:
+        """Run one inference; its tensor goes through shared memory if it can, else with the message.
 
         Raises:
             CallFailed: there is no answer, or it is not as it must be.
         """
+        if self._attachment is None:
+            return await self._ask(question, question.message(), deadline)
+        slot, region = question.slot, self._attachment.region
+        if slot is not None and region is not None:
+            self._metrics.triton_tensors.labels(self.address, SHARED_MEMORY).inc()
+            with contextlib.suppress(RegionUnknown), self._attachment.reading(slot):
+                return await self._ask(question, question.message_about(slot, region), deadline, region)
+        self._metrics.triton_tensors.labels(self.address, MESSAGE).inc()
+        return await self._ask(question, question.message(), deadline)
+
+    async def _ask(
+        self, question: Question, message: bytes, deadline: Deadline, region: str | None = None
+    ) -> RawPredictions:
+        """Send a message about a question.
+
+        Raises:
+            CallFailed: there is no answer, or it is not as it must be.
+            RegionUnknown: Triton knows no `region`.
+        """
+        model, version = question.model, question.version
         start = time.monotonic()
-        call = self._infer(request, timeout=deadline.remaining_seconds(), metadata=tuple(tracing.headers().items()))
+        call = self._infer([message], timeout=deadline.remaining_seconds(), metadata=tuple(tracing.headers().items()))
         outcome = "cancelled"
         with self._counted(call, model, version):
             try:
@@ -138,6 +178,10 @@ class Endpoint:
                 self.health.answered(time.monotonic() - start)
                 outcome = "ok"
             except grpc.aio.AioRpcError as error:
+                if region is not None and region in (error.details() or ""):
+                    outcome = "unshared"
+                    self.health.progressed()
+                    raise RegionUnknown from error
                 failure = self._judge(error, model, deadline, time.monotonic() - start)
                 outcome = failure.reason
                 raise failure from error
@@ -162,7 +206,7 @@ class Endpoint:
             CallFailed: there is no answer, or it is not as it must be.
         """
         try:
-            return predictions(await self._infer(request, timeout=deadline.remaining_seconds()), model)
+            return predictions(await self._infer([request], timeout=deadline.remaining_seconds()), model)
         except grpc.aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
                 raise CallFailed(Reason.DEADLINE, deadline.exceeded()) from error
@@ -198,6 +242,7 @@ class Endpoint:
             "share": round(health.share, 3) if health.state in {State.WARMING, State.SERVING} else 0.0,
             "latency_ms": None if health.latency_seconds is None else round(health.latency_seconds * 1e3, 3),
             "ejections": health.ejections,
+            "tensors_by": SHARED_MEMORY if self._attachment and self._attachment.region else MESSAGE,
         }
 
     async def statistics(self) -> dict[str, Any]:
@@ -302,6 +347,8 @@ class Endpoint:
                 self._leave("it is stopping, or loads its models")
             elif error.code() is not grpc.StatusCode.DEADLINE_EXCEEDED:
                 self._lose(error.details() or error.code().name)
+                if self._attachment and _NOBODY in (error.details() or ""):
+                    self._attachment.died()
             elif not self.health.has_progressed_since(start) and not _is_late(start):
                 self._lose(f"no answer to a probe within {_PROBE_TIMEOUT_SECONDS:g} s", is_stalled=True)
         except Exception:  # noqa: BLE001 (an answer that nobody thought of must not end the watch)
@@ -339,6 +386,7 @@ class Endpoint:
         if not models:
             self._leave("it serves no detector")
             return
+        self._attach()
         is_news = self.health.ready()
         if is_news or models != self.models:
             served = {name: list(model.versions) for name, model in sorted(models.items())}
@@ -349,6 +397,13 @@ class Endpoint:
         self._up.set(1)
         if is_news:
             self._on_change()
+
+    def _attach(self) -> None:
+        """See to it that Triton shares the memory, beside all else: nobody waits for that."""
+        if self._attachment and self._attachment.is_due and (self._attaching is None or self._attaching.done()):
+            self._attaching = asyncio.create_task(
+                self._attachment.renew(self._triton), name=f"share memory with {self.address}"
+            )
 
     def _leave(self, reason: str) -> None:
         self._gone(self.health.unready(reason), reason)
@@ -362,6 +417,8 @@ class Endpoint:
     def _gone(self, is_news: bool, reason: str) -> None:
         self.models = {}
         self._up.set(0)
+        if self._attachment:
+            self._attachment.let_go()
         if is_news:
             _log.warning(f"triton {self.health.state}", endpoint=self.address, reason=reason)
             self._on_change()

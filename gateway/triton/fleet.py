@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -21,7 +22,7 @@ from gateway.triton.endpoint import Endpoint
 from gateway.triton.failure import CallFailed, Reason, just_replaced
 from gateway.triton.health import State
 from gateway.triton.latency import LatencyQuantile
-from gateway.triton.messages import infer_request
+from gateway.triton.messages import Question, infer_request
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from gateway.model import Model
     from gateway.triton.discovery import Discovery
     from gateway.triton.gpu import GpuUse
+    from gateway.triton.shared_memory import SharedMemory
 
 _EXPECTED_BACK_SECONDS: Final = 30.0  # a Triton that crashed has been started anew and has loaded its models by then
 _FIRST_PAUSE_SECONDS: Final = 0.05  # before an endpoint is asked again: about what a probe takes to tell how it is
@@ -56,14 +58,22 @@ class _Request:
         failure: the last of these failures.
     """
 
-    model: Model
-    version: int
-    message: bytes
+    question: Question
     deadline: Deadline
     is_replaceable: bool
     tried: set[Endpoint] = field(default_factory=set)
     pauses: int = 0
     failure: CallFailed | None = None
+
+    @property
+    def model(self) -> Model:
+        """Which is asked."""
+        return self.question.model
+
+    @property
+    def version(self) -> int:
+        """Of the model."""
+        return self.question.version
 
     def remaining_seconds(self) -> float:
         """What is left of the deadline.
@@ -95,11 +105,13 @@ class Fleet:
         look_interval_seconds: float = 1.0,
         hedge_quantile: float | None = None,
         gpu_use: GpuUse | None = None,
+        memory: SharedMemory | None = None,
     ) -> None:
         self._discovery = discovery
         self._metrics = metrics
         self._look_interval_seconds = look_interval_seconds
         self._gpu_use = gpu_use
+        self._memory = memory
         self._hedge_after = None if hedge_quantile is None else LatencyQuantile(hedge_quantile)
         self._random = random.Random()  # noqa: S311 (which endpoint is asked is no secret)
         self._budget = RetryBudget()
@@ -147,7 +159,10 @@ class Fleet:
     ) -> RawPredictions:
         """See `gateway.detector.Predictor.predict`."""
         self._budget.deposit()
-        request = _Request(model, version, infer_request(model, version, tensor), deadline, is_replaceable)
+        with self._memory.lend(tensor) if self._memory else nullcontext() as slot:
+            return await self._answer(_Request(Question(model, version, tensor, slot), deadline, is_replaceable))
+
+    async def _answer(self, request: _Request) -> RawPredictions:
         while True:
             endpoint = await self._endpoint_for(request)
             if request.failure:
@@ -184,6 +199,7 @@ class Fleet:
             "endpoints": [endpoint.describe() for _, endpoint in sorted(self._endpoints.items())],
             "discovery_error": self._look_error,
             "retry_budget": round(self._budget.balance, 1),
+            "shared_memory": self._memory.describe() if self._memory else None,
         }
 
     async def statistics(self) -> dict[str, dict[str, Any]]:
@@ -280,7 +296,7 @@ class Fleet:
 
     async def _infer(self, endpoint: Endpoint, request: _Request) -> RawPredictions:
         start = time.monotonic()
-        result = await endpoint.infer(request.message, request.model, request.version, request.deadline)
+        result = await endpoint.infer(request.question, request.deadline)
         if self._hedge_after is not None:
             self._hedge_after.add(time.monotonic() - start)
         return result
@@ -364,7 +380,7 @@ class Fleet:
         endpoint.drain(is_draining=is_draining)
 
     async def _open(self, address: str) -> None:
-        endpoint = Endpoint(address, self._metrics, self._on_change, self._budget.grant)
+        endpoint = Endpoint(address, self._metrics, self._on_change, self._budget.grant, self._memory)
         self._endpoints[address] = endpoint
         await endpoint.__aenter__()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
@@ -16,9 +17,37 @@ if TYPE_CHECKING:
 
     from gateway.image import UInt8Array
     from gateway.model import Model
+    from gateway.triton.shared_memory import Slot
 
 _LENGTH_DELIMITED: Final = 2  # a wire type of Protocol Buffers
+_PLACES: Final = 4096  # of tensors that requests are kept for, of 300 bytes each
 _DTYPES: Final = {"FP32": np.dtype(np.float32), "INT32": np.dtype(np.int32)}
+
+
+@dataclass(slots=True)
+class Question:
+    """What is asked of `version` of a model: one image, uint8 (h, w, 3) RGB of its input size.
+
+    `slot` has a copy of it, if there is one, for those that share the memory.
+    """
+
+    model: Model
+    version: int
+    tensor: UInt8Array
+    slot: Slot | None = None
+    _message: bytes | None = field(default=None, init=False)
+
+    def message(self) -> bytes:
+        """A `ModelInferRequest` with the tensor, see `infer_request`; made once, however many are asked."""
+        if self._message is None:
+            self._message = infer_request(self.model, self.version, self.tensor)
+        return self._message
+
+    def message_about(self, slot: Slot, region: str) -> bytes:
+        """One that says where the tensor lies, in memory that Triton knows as `region`."""
+        return _question_about(
+            self.model.name, self.version, self.tensor.shape, region, slot.offset, self.tensor.nbytes
+        )
 
 
 def infer_request(model: Model, version: int, tensor: UInt8Array) -> bytes:
@@ -33,7 +62,24 @@ def infer_request(model: Model, version: int, tensor: UInt8Array) -> bytes:
 @lru_cache
 def _question(model: str, version: int, shape: tuple[int, ...]) -> bytes:
     """All of a request but the tensor's bytes; the same for every image of a model."""
-    request = service_pb2.ModelInferRequest(
+    return bytes(_request(model, version, shape).SerializeToString())
+
+
+@lru_cache(maxsize=_PLACES)
+def _question_about(
+    model: str, version: int, shape: tuple[int, ...], region: str, offset: int, byte_size: int
+) -> bytes:
+    """A whole request; the same for every image of a model that lies in the same place."""
+    request = _request(model, version, shape)
+    parameters = request.inputs[0].parameters
+    parameters["shared_memory_region"].string_param = region
+    parameters["shared_memory_offset"].int64_param = offset
+    parameters["shared_memory_byte_size"].int64_param = byte_size
+    return bytes(request.SerializeToString())
+
+
+def _request(model: str, version: int, shape: tuple[int, ...]) -> service_pb2.ModelInferRequest:
+    return service_pb2.ModelInferRequest(
         model_name=model,
         model_version=str(version),
         inputs=[service_pb2.ModelInferRequest.InferInputTensor(name=IMAGES, datatype="UINT8", shape=(1, *shape))],
@@ -41,7 +87,6 @@ def _question(model: str, version: int, shape: tuple[int, ...]) -> bytes:
             service_pb2.ModelInferRequest.InferRequestedOutputTensor(name=name) for name in (BOXES, SCORES, CLASS_IDS)
         ],
     )
-    return bytes(request.SerializeToString())
 
 
 @lru_cache

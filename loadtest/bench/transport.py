@@ -25,7 +25,9 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from gateway.model import Model
 from gateway.resize import ResizeMode
-from gateway.triton.messages import infer_request
+from gateway.triton.attachment import Attachment
+from gateway.triton.messages import Question, infer_request
+from gateway.triton.shared_memory import SharedMemory as SharedTensors
 from loadtest.bench.images import encoded
 from loadtest.bench.limit import standin_stages
 from loadtest.bench.stages import GATEWAY
@@ -49,6 +51,7 @@ if TYPE_CHECKING:
 _OUTPUTS: Final = ("boxes", "scores", "class_ids")
 _METHOD: Final = "/inference.GRPCInferenceService/ModelInfer"
 _REGION: Final = "bench"
+_MEBIBYTES: Final = 16
 _CALLS: Final = 20
 """Of one way before it is the next one's turn."""
 
@@ -233,7 +236,7 @@ def grpc_aio(ports: Ports, tensor: UInt8Array) -> Iterator[Way]:
 @contextmanager
 def gateway(ports: Ports, tensor: UInt8Array) -> Iterator[Way]:
     """The gateway's own message on an event loop."""
-    model = Model(MODEL, (1,), tensor.shape[1::-1], CANDIDATES, LABELS, ResizeMode.STRETCH, 0.4, 0.7, {})
+    model = _standin_model(tensor)
     with asyncio.Runner() as runner:
 
         async def call(calls: int) -> list[int]:
@@ -246,6 +249,35 @@ def gateway(ports: Ports, tensor: UInt8Array) -> Iterator[Way]:
         infer = channel.unary_unary(_METHOD, None, service_pb2.ModelInferResponse.FromString)
         yield lambda calls: runner.run(call(calls))
         runner.run(channel.close())
+
+
+@contextmanager
+def gateway_shared_memory(ports: Ports, tensor: UInt8Array) -> Iterator[Way]:
+    """The gateway's own way with `--triton-shared-memory`, on an event loop."""
+    model = _standin_model(tensor)
+    with asyncio.Runner() as runner, SharedTensors(_MEBIBYTES) as memory:
+
+        async def call(calls: int) -> list[int]:
+            found: list[int] = []
+            for _ in range(calls):
+                with memory.lend(tensor) as slot:
+                    if slot is None or attachment.region is None:
+                        raise click.ClickException("Triton does not share the memory; its log says why")
+                    found = _digits(await infer(Question(model, 1, tensor).message_about(slot, attachment.region)))
+            return found
+
+        channel = runner.run(_aio_channel(ports))
+        triton = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+        infer = channel.unary_unary(_METHOD, None, service_pb2.ModelInferResponse.FromString)
+        attachment = Attachment(memory, f"{HOST}:{ports.grpc}")
+        runner.run(attachment.renew(triton))
+        yield lambda calls: runner.run(call(calls))
+        runner.run(attachment.close(triton))
+        runner.run(channel.close())
+
+
+def _standin_model(tensor: UInt8Array) -> Model:
+    return Model(MODEL, (1,), tensor.shape[1::-1], CANDIDATES, LABELS, ResizeMode.STRETCH, 0.4, 0.7, {})
 
 
 async def _aio_channel(ports: Ports) -> grpc.aio.Channel:
@@ -295,6 +327,7 @@ def _read_binary(body: bytes, length: str) -> list[int]:
 
 WAYS: Final = {
     GATEWAY: gateway,
+    f"{GATEWAY}, shared memory": gateway_shared_memory,
     "gRPC aio": grpc_aio,
     "HTTP aio": http_aio,
     "gRPC": grpc_stubs,

@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import gc
+import sys
 
 import grpc
 import numpy as np
@@ -13,7 +15,7 @@ from gateway.metrics import Metrics
 from gateway.model import find
 from gateway.triton.endpoint import Endpoint
 from gateway.triton.failure import CallFailed
-from gateway.triton.messages import infer_request
+from gateway.triton.messages import Question
 from tests.gateway.test_contract import config
 from tests.gateway.triton.fake_triton import SOON, FakeTriton, serving, until
 
@@ -33,9 +35,9 @@ async def predict(endpoint, seconds=SOON):
     """One inference; what the caller would be told if it fails."""
     model, version = find(endpoint.models, None, None)
     height, width = model.input_wh[::-1]
-    message = infer_request(model, version, np.zeros((height, width, 3), np.uint8))
+    question = Question(model, version, np.zeros((height, width, 3), np.uint8))
     try:
-        return await endpoint.infer(message, model, version, Deadline.after(seconds))
+        return await endpoint.infer(question, Deadline.after(seconds))
     except CallFailed as failure:
         raise failure.error from failure
 
@@ -51,6 +53,22 @@ async def test_a_prediction_is_asked_for_and_read(endpoint, triton):
     assert predictions.class_ids.tolist() == [0, 1, 1, 0, 1]
 
 
+async def test_what_was_sent_is_free_at_once(endpoint):
+    """A call that has ended is part of a cycle; half a megabyte each would pile up until it is collected as garbage."""
+    model, version = find(endpoint.models, None, None)
+    question = Question(model, version, np.zeros((*model.input_wh[::-1], 3), np.uint8))
+    message = question.message()
+    holders = sys.getrefcount(message)
+    gc.disable()
+    try:
+        await endpoint.infer(question, Deadline.after(SOON))
+        await endpoint.infer_once(message, model, Deadline.after(SOON))
+        await asyncio.sleep(0)
+        assert sys.getrefcount(message) == holders
+    finally:
+        gc.enable()
+
+
 def floats(*shape, value=0.0):
     return np.full(shape, value, np.float32)
 
@@ -61,13 +79,26 @@ def floats(*shape, value=0.0):
         ("boxes", "FP32", floats(0)),
         ("boxes", "FP32", floats(1, 4, 4)),
         ("scores", "FP32", floats(1, 5, value=np.nan)),
+        ("scores", "FP32", floats(1, 5, value=1.5)),
+        ("scores", "FP32", floats(1, 5, value=-0.5)),
         ("boxes", "FP32", floats(1, 5, 4, value=np.inf)),
         ("scores", "FP64", np.zeros((1, 5))),
         ("class_ids", "FP32", floats(1, 5)),
         ("class_ids", "INT32", np.full((1, 5), 2, np.int32)),
         ("class_ids", "INT32", np.full((1, 5), -1, np.int32)),
     ],
-    ids=["empty", "short", "not a number", "infinite", "wide", "wrong type", "unknown class", "negative class"],
+    ids=[
+        "empty",
+        "short",
+        "not a number",
+        "above one",
+        "below zero",
+        "infinite",
+        "wide",
+        "wrong type",
+        "unknown class",
+        "negative class",
+    ],
 )
 async def test_an_answer_that_breaks_the_contract_is_an_error(endpoint, triton, name, datatype, array):
     """Above all an empty tensor: it is not "no detections"."""

@@ -2,12 +2,15 @@
 
 import asyncio
 import contextlib
+import mmap
 import sys
+from collections import Counter
 
 import grpc
 import numpy as np
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
+from gateway.triton.shared_memory import FOLDER
 from tests.gateway.test_contract import config
 
 SOON = 5.0
@@ -30,10 +33,16 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         self.seconds = 0.0
         self.infer = None
         self.requests = []
+        self.version = "2.51.0"
+        self.can_share = True
+        self.regions = {}
+        self.reads = Counter()
+        self.tensors = []
         self.remaining_seconds = None
         self.go = asyncio.Event()
         self.go.set()
         self.cancelled = asyncio.Event()
+        self.cancellations = 0
         self.thawed = asyncio.Event()
         self.thawed.set()
 
@@ -55,6 +64,10 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
             await context.abort(grpc.StatusCode.UNAVAILABLE, "Server is stopping, scheduler for model has stopped")
         if self.infer:
             await self.infer(request, context)
+        region = request.inputs[0].parameters["shared_memory_region"].string_param
+        if region and region not in self.regions:
+            await context.abort(grpc.StatusCode.NOT_FOUND, f"Unable to find shared memory region: '{region}'")
+        self.reads[region] += 1
         self.requests.append(request)
         self.remaining_seconds = context.time_remaining()
         if self.failure:
@@ -63,9 +76,12 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
             await self.thawed.wait()
             await asyncio.sleep(self.seconds)
             await self.go.wait()
-        except asyncio.CancelledError:
+        except asyncio.CancelledError:  # it may be read all the same, so `reads` does not go down
             self.cancelled.set()
+            self.cancellations += 1
             raise
+        self.tensors.append(self._tensor(request, region))
+        self.reads[region] -= 1
         return service_pb2.ModelInferResponse(
             outputs=[
                 service_pb2.ModelInferResponse.InferOutputTensor(name=name, datatype=datatype, shape=array.shape)
@@ -73,6 +89,38 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
             ],
             raw_output_contents=[array.tobytes() for _, array in self.outputs.values()],
         )
+
+    def _tensor(self, request, region):
+        """What a request is about, as it is now."""
+        if not region:
+            return request.raw_input_contents[0]
+        parameters = request.inputs[0].parameters
+        begin = parameters["shared_memory_offset"].int64_param
+        with (FOLDER / self.regions[region].removeprefix("/")).open("rb") as file:
+            memory = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+            return memory[begin : begin + parameters["shared_memory_byte_size"].int64_param]
+
+    async def ServerMetadata(self, request, context):  # noqa: N802
+        return service_pb2.ServerMetadataResponse(version=self.version)
+
+    async def SystemSharedMemoryStatus(self, request, context):  # noqa: N802
+        status = service_pb2.SystemSharedMemoryStatusResponse
+        return status(regions={name: status.RegionStatus(name=name, key=key) for name, key in self.regions.items()})
+
+    async def SystemSharedMemoryRegister(self, request, context):  # noqa: N802
+        if not self.can_share:
+            await context.abort(grpc.StatusCode.INTERNAL, f"Unable to open shared memory region: '{request.key}'")
+        assert request.key not in self.regions.values()
+        self.regions[request.name] = request.key
+        return service_pb2.SystemSharedMemoryRegisterResponse()
+
+    async def SystemSharedMemoryUnregister(self, request, context):  # noqa: N802
+        if self.reads[request.name]:
+            await context.abort(
+                grpc.StatusCode.INTERNAL, f"Cannot unregister '{request.name}', it is currently in use."
+            )
+        self.regions.pop(request.name, None)
+        return service_pb2.SystemSharedMemoryUnregisterResponse()
 
 
 @contextlib.asynccontextmanager
