@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import os
 import signal
-import warnings
 
 import click
 
 from eagleeye.options import SettingsCommand, options, refuse_unknown_environment
-from gateway import logs, tracing
 from gateway.keys import KeysFileError
+from gateway.process import prepared
 from gateway.rollout import RolloutFileError
 from gateway.server import serve
 from gateway.settings import Settings, refuse_open_doors
 from gateway.tls import TlsError
+from gateway.tracing import TracingUnavailable
+from gateway.triton.shared_memory import SharedMemoryError
+from gateway.workers.supervisor import WorkersFailed, supervise
 
 
 @click.command(cls=SettingsCommand, context_settings={"max_content_width": 120})
@@ -30,31 +31,13 @@ def gateway(**values: object) -> None:
     refuse_unknown_environment(Settings)
     settings = Settings(**values)  # type: ignore[arg-type]
     refuse_open_doors(settings)
-    logs.configure(settings.log_format)
-    warnings.filterwarnings("ignore", module=r"PIL\.")  # its doubts about an upload are the caller's, not the log's
-    if settings.otlp_endpoint:
-        try:
-            tracing.configure(settings.otlp_endpoint)
-        except tracing.TracingUnavailable as error:
-            raise click.ClickException(str(error)) from error
-    _spare_what_stays()
     try:
-        asyncio.run(_serve_until_signal(settings))
-    except (KeysFileError, RolloutFileError, TlsError) as error:
+        with prepared(settings):
+            asyncio.run(_serve_until_signal(settings))
+    except (KeysFileError, RolloutFileError, SharedMemoryError, TlsError, TracingUnavailable, WorkersFailed) as error:
         raise click.ClickException(str(error)) from error
     except OSError as error:
         raise click.ClickException(f"can't listen: {error}") from error
-    finally:
-        tracing.shutdown()
-
-
-def _spare_what_stays() -> None:
-    """Keep all that is there by now, most of it modules, out of garbage collection, which holds up every request.
-
-    A full collection takes some 80 ms with it and 10 ms without.
-    """
-    gc.collect()
-    gc.freeze()
 
 
 async def _serve_until_signal(settings: Settings) -> None:
@@ -67,7 +50,7 @@ async def _serve_until_signal(settings: Settings) -> None:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, on_signal, number)
-    await serve(settings, stop)
+    await (supervise(settings, stop) if settings.workers > 1 else serve(settings, stop))
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
+from gateway.buckets import OwnBucket
 from gateway.errors import InvalidParameter, ModelNotFound, RateLimited, Unauthorized
 from gateway.files import fingerprint
 from gateway.keys import Key, KeysFileError, hash_secret, read_keys
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
+    from gateway.buckets import Bucket
     from gateway.deadline import Deadline
     from gateway.detections import RawPredictions
     from gateway.detector import Predictor
@@ -74,20 +76,26 @@ class TokenBucket:
     bucket is known as the generic cell rate algorithm).
     """
 
-    def __init__(self, rate: float, burst: int, clock_ns: Callable[[], int] = time.monotonic_ns) -> None:
+    def __init__(
+        self,
+        rate: float,
+        burst: int,
+        clock_ns: Callable[[], int] = time.monotonic_ns,
+        remembered: Bucket | None = None,
+    ) -> None:
         self._burst = burst
         self._interval = max(1, round(_NANOSECONDS / rate))  # in which one token comes
         self._clock = clock_ns
-        self._full_at = clock_ns()
+        self._remembered = remembered or OwnBucket()
 
     def take(self) -> Quota:
         """Take a token if there is one."""
         now = self._clock()
-        lacking = max(self._full_at - now, 0)  # in ns until full, as all times here
+        lacking = max(self._remembered.full_at - now, 0)  # in ns until full, as all times here
         is_granted = lacking <= (self._burst - 1) * self._interval
         if is_granted:
             lacking += self._interval
-            self._full_at = now + lacking
+            self._remembered.full_at = now + lacking
         remaining = (self._burst * self._interval - lacking) // self._interval
         until_next = lacking - (self._burst - 1 - remaining) * self._interval
         return Quota(
@@ -170,14 +178,20 @@ class Access(Reloaded):
     A file that becomes unreadable or wrong changes nothing but for an error in the log: the keys before it stay.
     """
 
-    def __init__(self, path: Path, clock_ns: Callable[[], int] = time.monotonic_ns) -> None:
-        """Read the file.
+    def __init__(
+        self,
+        path: Path,
+        clock_ns: Callable[[], int] = time.monotonic_ns,
+        remember: Callable[[Key], Bucket] = lambda _: OwnBucket(),
+    ) -> None:
+        """Read the file. `remember` says where the number of a key's bucket is kept.
 
         Raises:
             KeysFileError: it can't be read, or is not as it must be.
         """
         self._path = path
         self._clock = clock_ns
+        self._remember = remember
         self._callers: dict[str, Caller] = {}
         self._seen = fingerprint(path)
         self._take_over(read_keys(path))
@@ -221,7 +235,7 @@ class Access(Reloaded):
             return None
         if before and (before.key.rate, before.key.bucket_size) == (key.rate, key.bucket_size):
             return before.bucket
-        return TokenBucket(key.rate, key.bucket_size, self._clock)
+        return TokenBucket(key.rate, key.bucket_size, self._clock, self._remember(key))
 
 
 class Permitted:

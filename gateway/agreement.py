@@ -184,6 +184,11 @@ class _Values:
             self.total += value
             self.latest.append(value)
 
+    def join(self, others: _Values) -> None:
+        self.count += others.count
+        self.total += others.total
+        self.latest = deque([*self.latest, *others.latest])  # the latest of each
+
     def spread(self) -> Spread | None:
         if not self.count:
             return None
@@ -213,6 +218,16 @@ class Tally:
         self.served_ms.add([served_seconds * 1e3])
         self.candidate_ms.add([candidate_seconds * 1e3])
         self.difference_ms.add([(candidate_seconds - served_seconds) * 1e3])
+
+    def join(self, other: Tally) -> None:
+        """Take in the sums of another process; quantiles are then those of the latest values of each."""
+        self.counts.update(other.counts)
+        self.relabelled.update(other.relabelled)
+        self.score_shifts.join(other.score_shifts)
+        self.ious.join(other.ious)
+        self.served_ms.join(other.served_ms)
+        self.candidate_ms.join(other.candidate_ms)
+        self.difference_ms.join(other.difference_ms)
 
     def boxes(self) -> BoxCounts:
         """All boxes."""

@@ -58,7 +58,7 @@ async def detect_each(
 
     Raises:
         GatewayError: nobody serves what the query asks for, or the model does not know its classes; or if
-            `all_or_none`, the first error that comes up. It names its image, and the others are not worked on.
+            `all_or_none`, the first error that comes up. It names its image if there are others; they are dropped.
     """
     draw = steady_draw(query.model or "", sequence) if sequence else random.random()  # noqa: S311 (no secret)
 
@@ -72,7 +72,7 @@ async def detect_each(
                 raise _Replaced from error
             if all_or_none:
                 observer.failed(served, error)
-                raise _naming(index, error) from error
+                raise _naming(index, error, len(images)) from error
             return error
 
     while True:
@@ -118,19 +118,20 @@ def all_results(outcomes: Sequence[Outcome], *, names_images: bool = False) -> l
     """The results if all are there.
 
     Raises:
-        GatewayError: the first there is; what is wrong with an image comes after its index if `names_images`.
+        GatewayError: the first there is; what is wrong with one image of several comes after its index if
+            `names_images`.
     """
     results: list[Result] = []
     for index, outcome in enumerate(outcomes):
         if isinstance(outcome, GatewayError):
-            raise _naming(index, outcome) if names_images else outcome
+            raise _naming(index, outcome, len(outcomes)) if names_images else outcome
         results.append(outcome)
     return results
 
 
-def _naming(index: int, error: GatewayError) -> GatewayError:
-    """The error, after its image's index if it is about the image."""
-    return type(error)(f"image {index}: {error}") if isinstance(error, _IMAGE_ERRORS) else error
+def _naming(index: int, error: GatewayError, images: int) -> GatewayError:
+    """The error, after its image's index if it is about the image, and there are others."""
+    return type(error)(f"image {index}: {error}") if images > 1 and isinstance(error, _IMAGE_ERRORS) else error
 
 
 def log_fields(images: Sequence[bytes], outcomes: Sequence[Outcome]) -> dict[str, object]:

@@ -10,12 +10,15 @@ if TYPE_CHECKING:
 
 
 def fingerprint(path: Path) -> tuple[int, int, int] | None:
-    """What changes when a file is written or replaced; None while it can't be looked at."""
+    """What changes when a file is written, replaced, or let be read; None while it can't be looked at.
+
+    The time is that of the last change of any kind: a copy that keeps its times has an old one of content.
+    """
     try:
         status = path.stat()
     except OSError:
         return None
-    return status.st_ino, status.st_mtime_ns, status.st_size
+    return status.st_ino, status.st_ctime_ns, status.st_size
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,10 +2,29 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
+
+
+@dataclass(frozen=True, slots=True)
+class Readiness:
+    """Whether requests should be sent to a process.
+
+    Attributes:
+        reason: why not; None if they should.
+        models: names of what is served, ascending.
+        is_draining: whether it is on its way out.
+    """
+
+    reason: str | None
+    models: tuple[str, ...] = ()
+    is_draining: bool = False
+
+
+SHUTTING_DOWN: Final = Readiness("shutting down", is_draining=True)
 
 
 class Lifecycle:
@@ -23,3 +42,9 @@ class Lifecycle:
     def is_ready(self) -> bool:
         """Whether requests should be sent here."""
         return self._is_served() and not self.is_draining
+
+    def readiness(self, models: Iterable[str]) -> Readiness:
+        """The same with its reason, for operators; `models` are the names of what is served."""
+        if self.is_draining:
+            return SHUTTING_DOWN
+        return Readiness(None if self.is_ready else "no Triton serves a detector", tuple(sorted(models)))

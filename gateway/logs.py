@@ -10,13 +10,18 @@ import structlog
 from aiohttp.http_exceptions import HttpProcessingError
 
 
-def configure(log_format: str) -> None:
-    """Set up logging for the process. `log_format` is `json`, `text` or `auto` (text on a terminal)."""
+def configure(log_format: str, worker: int | None = None) -> None:
+    """Set up logging for the process. `log_format` is `json`, `text` or `auto` (text on a terminal).
+
+    Every line of a `worker` bears its number.
+    """
     as_text = log_format == "text" or (log_format == "auto" and sys.stderr.isatty())
     shared: list[structlog.typing.Processor] = [
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
+    if worker is not None:
+        shared.append(lambda _logger, _method, event: {**event, "worker": worker})
     if as_text:
         renderer: structlog.typing.Processor = structlog.dev.ConsoleRenderer(
             colors=sys.stderr.isatty(),
@@ -28,7 +33,8 @@ def configure(log_format: str) -> None:
     structlog.configure(
         processors=[*shared, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        # each line by one write, so that processes that share a log don't write into each other's
+        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
     # what libraries say through the standard library (aiohttp, asyncio) takes the same way out

@@ -112,7 +112,7 @@ class RpcFace(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mi
     async def ModelInfer(self, request: Any, context: Any) -> Any:
         """The detections of one or more images, which are worked on at the same time."""
         async with self._observed(context, "ModelInfer", request.id, is_detection=True) as event:
-            flow = access.flow(_address(context.peer()))
+            flow = access.flow(rpc_messages.address_of(context.peer()))
             with self.core.memory.hold(flow) as hold:
                 hold(request.ByteSize())
                 sequence = rpc_messages.named_sequence(request, flow)
@@ -222,11 +222,6 @@ class RpcFace(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mi
                 status=status.name,
                 **event,
             )
-
-
-def _address(peer: str) -> str:
-    """A caller's address without its port, from how gRPC writes both: `ipv4:10.0.0.7:4711`."""
-    return peer.rpartition(":")[0]
 
 
 def _outcome(error: Exception, request_id: str) -> tuple[grpc.StatusCode, str, str]:

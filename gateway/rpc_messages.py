@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import unquote
 
 from tritonclient.grpc import service_pb2
 
@@ -22,6 +23,11 @@ _SEQUENCE_ID: Final = "sequence_id"
 _SEQUENCE_FLAGS: Final = ("sequence_start", "sequence_end")
 _EMPTY_FINAL_RESPONSE: Final = "triton_enable_empty_final_response"  # who asks for it wants to know the last response
 _MAX_SEQUENCE_ID_CHARACTERS: Final = 128
+
+
+def address_of(peer: str) -> str:
+    """A caller's address as the REST face has it, without its port, from gRPC's `ipv4:10.0.0.7:4711`."""
+    return unquote(peer).partition(":")[2].rpartition(":")[0].strip("[]")
 
 
 def read_parameters(request: Any) -> tuple[Query, float | None]:

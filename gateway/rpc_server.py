@@ -96,24 +96,26 @@ async def serving_rpc(
     connections: Connections | None = None,
     max_open_calls: int | None = None,
     tls: Tls | None = None,
+    reuse_port: bool = False,
 ) -> AsyncIterator[int]:
     """The gRPC face at `host`:`port`, 0 for a free one; yields the port.
 
     A message may be as large as the largest image, so several images of one call may be that large together. gRPC
     itself refuses a larger one with RESOURCE_EXHAUSTED before it is held in memory, and so it does with a call when
-    `max_open_calls` are open already, streams among them.
+    `max_open_calls` are open already, streams among them. With `reuse_port`, other processes may listen there as well.
 
     Raises:
         OSError: the port can't be had.
     """
-    await _check_address(host, port)
+    await _check_address(host, port, reuse_port=reuse_port)
     health = rpc_health.Health(SERVICE, lambda: face.core.lifecycle.is_ready)
     guards = [rpc_access.KeyRequired(face.core.access, face.refuse)] if face.core.access else []
     server = grpc.aio.server(
         interceptors=[*guards, _BuiltCallsOnly(), _MalformedRefused(face.refuse)],
         options=[
             ("grpc.max_receive_message_length", face.core.limits.max_bytes + _HEADROOM_BYTES),
-            ("grpc.so_reuseport", 0),  # two gateways that share a port by accident would share its calls as well
+            # by default on: two gateways that share a port by accident would share its calls as well
+            ("grpc.so_reuseport", int(reuse_port)),
             *(connections or Connections()).options(),
         ],
         maximum_concurrent_rpcs=max_open_calls,
@@ -214,13 +216,15 @@ def _parsing(deserialize: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
     return parse
 
 
-async def _check_address(host: str, port: int) -> None:
+async def _check_address(host: str, port: int, *, reuse_port: bool) -> None:
     """Bind the address for a moment: what is wrong with it Python raises, while gRPC would only log it.
 
     Raises:
         OSError: it can't be had.
     """
-    probe = await asyncio.get_running_loop().create_server(asyncio.Protocol, host, port, start_serving=False)
+    probe = await asyncio.get_running_loop().create_server(
+        asyncio.Protocol, host, port, start_serving=False, reuse_port=reuse_port
+    )
     probe.close()
 
 

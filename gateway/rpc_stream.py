@@ -240,7 +240,7 @@ class FrameStream:
             size_bytes=request.ByteSize(),
             request=request,
             flow=of_stream,
-            camera=rpc_messages.named_sequence(request, flow(peer.rpartition(":")[0])) or of_stream,
+            camera=rpc_messages.named_sequence(request, flow(rpc_messages.address_of(peer))) or of_stream,
             caller=caller,
             is_paid=self.counts["frames"] == 1,
             ends_at=self._ends_at,

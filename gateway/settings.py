@@ -26,6 +26,7 @@ TRITON: Final = "Triton"
 _POSITIVE: Final = click.IntRange(min=1)
 _FILE: Final = click.Path(dir_okay=False, path_type=Path)
 _LAST_PORT: Final = 65535
+_MOST_WORKERS: Final = 256  # each takes some 100 MB
 _NAME: Final = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_.])?")
 _ORIGIN: Final = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s?#@]+")
 
@@ -114,6 +115,14 @@ class ServingSettings:
         PORT,
         "TCP port for /healthz, /readyz, /metrics and /v1/shadow, which the REST face then lacks, and for /v1/triton, "
         "the state of each Triton; 0 takes a free one.",
+        group=ADDRESSES,
+    )
+    workers: int = setting(
+        1,
+        click.IntRange(1, _MOST_WORKERS),
+        "Processes that share both ports, for machines with many processors. More than one need --admin-port, which "
+        "shows them as one; all they have together is what --max-connections, --max-held-images, --max-inflight, "
+        "--max-inflight-bytes and --pixel-threads say.",
         group=ADDRESSES,
     )
     keys_file: Path | None = setting(
@@ -213,22 +222,52 @@ class ServingSettings:
         "Form of log lines; auto: text on a terminal, else JSON.",
         group=LOGS,
     )
+    triton_shared_memory: int | None = setting(
+        None,
+        _POSITIVE,
+        "MiB in /dev/shm, shared out to the workers, in which Tritons on this machine find their input instead of in "
+        "messages; for Triton 24.09 or newer under the same user. Off without.",
+        group=TRITON,
+    )
 
     def __post_init__(self) -> None:
         """Check what no option can know by itself.
 
         Raises:
-            click.ClickException: TLS is half set, or a limit leaves no room for another; the message says what to do.
+            click.ClickException: TLS is half set, workers lack an admin port, or a limit leaves no room for another;
+                the message says what to do.
         """
         if (self.tls_certificate is None) != (self.tls_key is None):
             raise click.ClickException("--tls-certificate and --tls-key go together: give both, or neither")
         if self.tls_client_ca is not None and self.tls_certificate is None:
             raise click.ClickException("--tls-client-ca needs --tls-certificate and --tls-key")
-        if self.max_inflight_bytes < 2 * max(self.max_body_bytes, self.max_image_bytes):
+        if self.workers > 1:
+            self._check_shared_ports()
+        if self.share(self.max_inflight_bytes) < 2 * max(self.max_body_bytes, self.max_image_bytes):
+            shared = f", {self.share(self.max_inflight_bytes)} for each of --workers {self.workers}"
             raise click.ClickException(
-                f"--max-inflight-bytes is {self.max_inflight_bytes}; it must be at least twice --max-body-bytes and "
-                "--max-image-bytes, or the largest request would never be let in"
+                f"--max-inflight-bytes is {self.max_inflight_bytes}{shared if self.workers > 1 else ''}; it must be at "
+                "least twice --max-body-bytes and --max-image-bytes, or the largest request would never be let in"
             )
+
+    def _check_shared_ports(self) -> None:
+        """Refuse what several workers can't share.
+
+        Raises:
+            click.ClickException: they lack an admin port, or would listen twice on one; the kernel would let them.
+        """
+        if self.admin_port is None:
+            raise click.ClickException(
+                f"--workers {self.workers} needs --admin-port: on the shared port, /metrics and /readyz would be those "
+                "of one worker only"
+            )
+        ports = [port for port in (self.http_port, self.grpc_port, self.admin_port) if port]
+        if len(set(ports)) < len(ports):
+            raise click.ClickException("--http-port, --grpc-port and --admin-port must differ")
+
+    def share(self, limit: int) -> int:
+        """One worker's part of a limit of the whole gateway: rounded down, but at least 1 of what is not 0."""
+        return min(limit, max(1, limit // self.workers))
 
     @property
     def tls_files(self) -> TlsFiles | None:

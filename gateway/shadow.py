@@ -82,15 +82,42 @@ class Sample:
 
 
 @dataclass(slots=True)
-class _Pair:
+class Pair:
     """A candidate beside a version that answers, from the first image on."""
 
     model: Model
     version: int
     candidate: int
+    is_running: bool = True
     images: dict[str, int] = field(default_factory=lambda: dict.fromkeys(IMAGE_OUTCOMES, 0))
     tally: Tally = field(default_factory=Tally)
     since: datetime = field(default_factory=lambda: datetime.now(UTC))
+
+    def add(self, other: Pair) -> None:
+        """Take in what another process has seen of the same two."""
+        self.is_running |= other.is_running
+        self.since = min(self.since, other.since)
+        for outcome, number in other.images.items():
+            self.images[outcome] += number
+        self.tally.join(other.tally)
+
+    def describe(self) -> Comparison:
+        """For the report."""
+        labels, tally = self.model.labels, self.tally
+        return {
+            "model": self.model.name,
+            "served_version": str(self.version),
+            "candidate_version": str(self.candidate),
+            "is_running": self.is_running,
+            "since": self.since.isoformat(timespec="seconds"),
+            "images": dict(self.images),
+            "boxes": tally.boxes(),
+            "labels": tally.labels(labels),
+            "relabelled": tally.relabellings(labels),
+            "score_shift": tally.score_shifts.spread(),
+            "iou": tally.ious.spread(),
+            "latency_ms": tally.latency_ms(),
+        }
 
 
 class Shadowing:
@@ -114,7 +141,7 @@ class Shadowing:
         self._timeout_seconds = timeout_seconds
         self._random = random.Random()  # noqa: S311 (which images are looked at is no secret)
         self._tasks: set[asyncio.Task[None]] = set()
-        self._pairs: dict[tuple[str, int, int], _Pair] = {}
+        self._pairs: dict[tuple[str, int, int], Pair] = {}
         self._failing: set[tuple[str, int]] = set()  # candidates whose last image failed: said once
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="shadow")
 
@@ -145,10 +172,16 @@ class Shadowing:
 
     def report(self, is_shown: Callable[[str], bool] = lambda _: True) -> ShadowReport:
         """What has been seen of the models that are to be shown, see `gateway.agreement`."""
-        pairs = sorted(self._pairs.items(), key=lambda entry: entry[0])
-        return {"comparisons": [self._describe(pair) for (model, _, _), pair in pairs if is_shown(model)]}
+        return {"comparisons": [pair.describe() for pair in self.pairs() if is_shown(pair.model.name)]}
 
-    async def _try(self, sample: Sample, pair: _Pair) -> None:
+    def pairs(self) -> list[Pair]:
+        """The same, as sums that can be added up."""
+        for pair in self._pairs.values():
+            asked = self._versions.rollout.of(pair.model.name).shadow
+            pair.is_running = asked is not None and asked.version == pair.candidate
+        return [pair for _, pair in sorted(self._pairs.items(), key=lambda entry: entry[0])]
+
+    async def _try(self, sample: Sample, pair: Pair) -> None:
         """Compare one image; every way in which it ends is counted."""
         try:
             outcome = await self._compare(sample, pair)
@@ -162,7 +195,7 @@ class Shadowing:
             _log.exception("unexpected error")
         self._count(pair, outcome)
 
-    async def _compare(self, sample: Sample, pair: _Pair) -> str:
+    async def _compare(self, sample: Sample, pair: Pair) -> str:
         await asyncio.sleep(self._head_start_seconds)
         if not self._admission.spare_slots(sample.model.name):
             return "dropped"
@@ -176,19 +209,19 @@ class Shadowing:
         self._observe(pair, image, sample.infer_seconds, seconds)
         return "compared"
 
-    def _pair(self, sample: Sample, candidate: int) -> _Pair:
+    def _pair(self, sample: Sample, candidate: int) -> Pair:
         """The sums of a candidate beside a version. A new candidate, or new labels, begin anew."""
         name = sample.model.name
         for key, pair in list(self._pairs.items()):
             if key[0] == name and (key[2] != candidate or pair.model.labels != sample.model.labels):
                 del self._pairs[key]
-        return self._pairs.setdefault((name, sample.version, candidate), _Pair(sample.model, sample.version, candidate))
+        return self._pairs.setdefault((name, sample.version, candidate), Pair(sample.model, sample.version, candidate))
 
-    def _count(self, pair: _Pair, outcome: str) -> None:
+    def _count(self, pair: Pair, outcome: str) -> None:
         pair.images[outcome] += 1
         self._metrics.shadow_images.labels(pair.model.name, str(pair.candidate), outcome).inc()
 
-    def _observe(self, pair: _Pair, image: Agreement, served_seconds: float, seconds: float) -> None:
+    def _observe(self, pair: Pair, image: Agreement, served_seconds: float, seconds: float) -> None:
         candidate = (pair.model.name, str(pair.candidate))
         for (class_id, outcome), boxes in image.counts.items():
             self._metrics.shadow_boxes.labels(*candidate, pair.model.labels[class_id], outcome).inc(boxes)
@@ -200,30 +233,12 @@ class Shadowing:
         self._metrics.shadow_infer_seconds.labels(*candidate, "served").observe(served_seconds)
         self._metrics.shadow_infer_seconds.labels(*candidate, "candidate").observe(seconds)
 
-    def _note(self, pair: _Pair, error: GatewayError) -> None:
+    def _note(self, pair: Pair, error: GatewayError) -> None:
         """Say once that a candidate fails, until it does not."""
         candidate = (pair.model.name, pair.candidate)
         if candidate not in self._failing:
             self._failing.add(candidate)
             _log.warning("a shadow candidate fails", model=candidate[0], version=candidate[1], reason=str(error))
-
-    def _describe(self, pair: _Pair) -> Comparison:
-        asked = self._versions.rollout.of(pair.model.name).shadow
-        labels, tally = pair.model.labels, pair.tally
-        return {
-            "model": pair.model.name,
-            "served_version": str(pair.version),
-            "candidate_version": str(pair.candidate),
-            "is_running": asked is not None and asked.version == pair.candidate,
-            "since": pair.since.isoformat(timespec="seconds"),
-            "images": dict(pair.images),
-            "boxes": tally.boxes(),
-            "labels": tally.labels(labels),
-            "relabelled": tally.relabellings(labels),
-            "score_shift": tally.score_shifts.spread(),
-            "iou": tally.ious.spread(),
-            "latency_ms": tally.latency_ms(),
-        }
 
 
 def _agreement(sample: Sample, predictions: RawPredictions) -> Agreement:

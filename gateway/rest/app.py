@@ -19,6 +19,8 @@ from gateway.rest.face import EVENT, REQUEST_ID
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
+    from gateway.lifecycle import Lifecycle
+    from gateway.observer import Observer
     from gateway.rest.face import RestFace
 
     RequestHandler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -32,7 +34,8 @@ _log = structlog.get_logger()
 def application(face: RestFace) -> web.Application:
     """The application with all routes."""
     # Bodies are inflated by `body.read`: aiohttp would go on inflating one that was refused, for as long as it comes.
-    app = web.Application(middlewares=[_observing(face)], handler_args={"auto_decompress": False})
+    observing = _observing(face.observer, face.core.lifecycle)
+    app = web.Application(middlewares=[observing], handler_args={"auto_decompress": False})
     for routes in (detect.routes, inference.routes, models.routes, docs.routes):
         _add(app, routes(face))
     if not face.has_admin_port:
@@ -50,8 +53,14 @@ def application(face: RestFace) -> web.Application:
 
 def admin_application(face: RestFace, describe_tritons: Callable[[], Mapping[str, Any]]) -> web.Application:
     """Probes, metrics, candidates and the Tritons, for a port that only operators reach: none needs a key there."""
-    app = web.Application(middlewares=[_observing(face)])
-    _add(app, [*probes.routes(face), *shadow.routes(face), *tritons.routes(describe_tritons)])
+    routes = [*probes.routes(face), *shadow.routes(face), *tritons.routes(describe_tritons)]
+    return operators_application(routes, face.observer, face.core.lifecycle)
+
+
+def operators_application(routes: list[web.RouteDef], observer: Observer, lifecycle: Lifecycle) -> web.Application:
+    """Some routes for operators, with what is done for every request."""
+    app = web.Application(middlewares=[_observing(observer, lifecycle)])
+    _add(app, routes)
     return app
 
 
@@ -62,7 +71,7 @@ def _add(app: web.Application, routes: list[web.RouteDef]) -> None:
     app.add_routes(routes)
 
 
-def _observing(face: RestFace) -> Callable[..., Awaitable[web.StreamResponse]]:
+def _observing(observer: Observer, lifecycle: Lifecycle) -> Callable[..., Awaitable[web.StreamResponse]]:
     """A middleware that gives each request an id, turns errors into problem documents, and lets it be counted."""
 
     @web.middleware
@@ -74,24 +83,24 @@ def _observing(face: RestFace) -> Callable[..., Awaitable[web.StreamResponse]]:
             with tracing.request(_route(request), request.headers):
                 response, code = await _answer_or_problem(request, handler)
         except asyncio.CancelledError:
-            _finish(face, request, _CLIENT_LEFT, "cancelled", start)
+            _finish(observer, request, _CLIENT_LEFT, "cancelled", start)
             raise
         response.headers[_REQUEST_ID_HEADER] = request_id
         response.headers["Cache-Control"] = "no-store"
         response.headers["Server"] = "eagleeye"  # what it is made of is nobody's business
-        if face.core.lifecycle.is_draining or body.is_held_back(request) or code == body.UPLOAD_TIMEOUT:
+        if lifecycle.is_draining or body.is_held_back(request) or code == body.UPLOAD_TIMEOUT:
             response.force_close()  # draining, so that the caller's next request finds another gateway
-        _finish(face, request, response.status, code, start)
+        _finish(observer, request, response.status, code, start)
         return response
 
     return observe
 
 
-def _finish(face: RestFace, request: web.Request, status: int, code: str, start: float) -> None:
+def _finish(observer: Observer, request: web.Request, status: int, code: str, start: float) -> None:
     """Count and log a request; what probes ask every few seconds is not worth it."""
     if request.path in probes.PATHS:
         return
-    face.observer.finished(
+    observer.finished(
         code,
         time.perf_counter() - request.get(body.RECEIVED_AT, start),
         is_detection=getattr(request.match_info.handler, "is_detection", False),

@@ -35,6 +35,7 @@ class RestFace:
         has_admin_port: whether probes and metrics are served on a port of their own, and only there.
         has_console: whether the console is served, with its feed and its stream.
         tritons: what the console's feed asks; None shows none.
+        workers: how many processes serve, this one included; the console has the numbers of this one.
     """
 
     core: Core
@@ -45,6 +46,7 @@ class RestFace:
     has_admin_port: bool = False
     has_console: bool = True
     tritons: Tritons | None = None
+    workers: int = 1
 
 
 def detects(handler: Handler) -> Handler:

@@ -84,11 +84,14 @@ class Feed:
 
     An event holds a `sample` of numbers and what is there now, `endpoints` and `models`; a newcomer's first one holds
     the `samples` before, if there are any. A viewer who is slow to read misses events, and sees the newest one next.
+
+    Numbers are those of this process. So an event tells of how many `workers` it is one.
     """
 
-    def __init__(self, core: Core, tritons: Tritons | None) -> None:
+    def __init__(self, core: Core, tritons: Tritons | None, workers: int = 1) -> None:
         self._core = core
         self._tritons = tritons
+        self._workers = workers
         self._views: dict[tuple[str, ...] | None, _View] = {}
         self._readings: deque[_Reading] = deque(maxlen=round(_LATENCY_SECONDS / INTERVAL_SECONDS) + 1)
         self._gpu_use: dict[str, float | None] = {}
@@ -150,7 +153,14 @@ class Feed:
                 access.act_for(view.caller)
             sample = self._sample(view)
             view.samples.append(sample)
-            view.event = _encoded({"sample": sample, "endpoints": self._endpoints(view), "models": self._models()})
+            view.event = _encoded(
+                {
+                    "sample": sample,
+                    "endpoints": self._endpoints(view),
+                    "models": self._models(),
+                    "workers": self._workers,
+                }
+            )
             self.computed += 1
         self._changed.set()
         self._changed = asyncio.Event()

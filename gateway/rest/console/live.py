@@ -23,7 +23,7 @@ _WRITE_SECONDS: Final = 10.0  # a viewer that takes nothing for so long has gone
 
 def routes(face: RestFace) -> list[web.RouteDef]:
     """The one route."""
-    feed = Feed(face.core, face.tritons)
+    feed = Feed(face.core, face.tritons, face.workers)
 
     async def live(request: web.Request) -> web.StreamResponse:
         headers = {

@@ -143,7 +143,7 @@ def _parameters(timeout_seconds: float) -> dict[str, Schema]:
     default = Query()
     return {
         "model": of("string", "Name of the model; not needed while only one is served.", minLength=1),
-        "version": of("integer", "Version of the model; left out, the newest.", minimum=1),
+        "version": of("integer", "Version of the model; left out, the one that the rollout chooses.", minimum=1),
         "score_threshold": of("number", "Detections score strictly more; left out, the model's default.", **threshold),
         "iou_threshold": of(
             "number",

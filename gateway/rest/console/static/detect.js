@@ -368,6 +368,17 @@ function showStrip() {
   byId("strip").hidden = items.length < 2;
   reconcile(byId("pictures"), items, (item) => item, stripEntry, updateEntry);
   setText(byId("pictures-count"), `${items.length} pictures`);
+  scrollToCurrent();
+}
+
+/** Scroll the strip alone; the page stays where it is. */
+function scrollToCurrent() {
+  const strip = byId("pictures");
+  const box = strip.children[items.indexOf(current)]?.getBoundingClientRect();
+  if (!box) return;
+  const { left, right } = strip.getBoundingClientRect();
+  if (box.left < left) strip.scrollLeft -= left - box.left;
+  else if (box.right > right) strip.scrollLeft += box.right - right;
 }
 
 function stripEntry(item) {
@@ -408,11 +419,14 @@ async function toggleCamera() {
   }
   camera = new Camera({ onFrame: takeFrame, onState: say, onEnd: cameraEnded });
   say("The browser asks whether this page may use the camera.");
+  byId("camera").disabled = true; // a second click would start a second one, which nothing stops
   try {
     await camera.start({ ...JSON.parse(choice(0)), ...CAMERA_CANDIDATES });
   } catch (error) {
     say(error.message, true);
     return;
+  } finally {
+    byId("camera").disabled = false;
   }
   live = null;
   selected = [null, null];

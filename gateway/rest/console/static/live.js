@@ -67,6 +67,12 @@ export function resume() {
   watch(stopping.signal).catch((error) => state(error.message, "bad"));
 }
 
+/** Watch anew, with the key as it now is. */
+export function restart() {
+  stop();
+  resume();
+}
+
 export function stop() {
   stopping?.abort();
   stopping = null;
@@ -102,7 +108,7 @@ function take(event) {
     samples = event.samples;
     return;
   }
-  const { sample, endpoints, models } = event;
+  const { sample, endpoints, models, workers } = event;
   samples = [...samples.filter(({ time }) => time > sample.time - WINDOW_SECONDS - 2 && time < sample.time), sample];
   for (const { update } of tiles) update(sample);
   showClasses();
@@ -110,7 +116,8 @@ function take(event) {
   showModels(models);
   const serving = endpoints.filter((each) => each.state === "serving" || each.state === "warming").length;
   const kind = serving === endpoints.length ? "good" : serving ? "fair" : "bad";
-  state(endpoints.length ? `${serving} of ${endpoints.length} Tritons serving` : "No Triton is known", endpoints.length ? kind : "fair");
+  const part = workers > 1 ? `; numbers of one of ${workers} workers` : "";
+  state((endpoints.length ? `${serving} of ${endpoints.length} Tritons serving` : "No Triton is known") + part, endpoints.length ? kind : "fair");
 }
 
 function state(text, kind) {

@@ -85,7 +85,7 @@ async function tryKey(event) {
   const isOther = key !== storedKey();
   storeKey(key);
   byId("key-dialog").close("known");
-  if (isOther) start();
+  if (isOther) startAnew();
 }
 
 function showKey() {
@@ -129,6 +129,11 @@ function setUpGuide() {
 function start() {
   setText(byId("problem-models"), "");
   detect.loadModels().catch((problem) => setText(byId("problem-models"), problem.message));
+}
+
+function startAnew() {
+  start();
+  live.restart();
 }
 
 setUpTheme();
