@@ -21,7 +21,7 @@ lint: .venv/.dev  ## ruff's rules and format, mypy's strict types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: .venv/.dev .venv-triton/.done  ## each stage, and the whole path beside its limit and other servers; six quiet minutes
+bench: .venv/.dev .venv-triton/.done .venv-ensemble/.done .venv-bentoml/.done  ## each stage, and the whole path beside limit and other servers; seven quiet minutes
 	@$(BIN)/python -m loadtest.bench
 
 bench-quick: .venv/.dev .venv-triton/.done  ## the same in less than a minute, to see what a change does
@@ -41,7 +41,7 @@ format: .venv/.dev  ## let ruff format the code and mend what it can
 	$(BIN)/ruff format .
 
 clean:  ## remove environments, caches, exported models and logs
-	rm -rf .venv .venv-triton .venv-kserve .eagleeye .mypy_cache .pytest_cache .ruff_cache .hypothesis site
+	rm -rf .venv .venv-triton .venv-kserve .venv-ensemble .venv-bentoml .eagleeye .mypy_cache .pytest_cache .ruff_cache .hypothesis site
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 	find model_repository -mindepth 1 -not -name README.md -delete
 
@@ -73,3 +73,12 @@ clean:  ## remove environments, caches, exported models and logs
 	$(PYTHON) -m venv .venv-kserve
 	.venv-kserve/bin/pip install --disable-pip-version-check -c constraints.txt kserve
 	@touch $@
+
+# What two of the servers beside ours need, for `make bench` alone; it goes without one that can't be installed.
+.venv-ensemble/.done: loadtest/baselines/triton_ensemble/packages.txt .venv/.done
+.venv-bentoml/.done: loadtest/baselines/bentoml.txt .venv/.done
+.venv-ensemble/.done .venv-bentoml/.done:
+	@rm -f $@
+	$(PYTHON) -m venv $(@D)
+	@$(@D)/bin/pip install --disable-pip-version-check --no-deps --only-binary :all: -r $< && touch $@ \
+		|| echo "$(@D) could not be made; make bench leaves out the server that needs it" >&2

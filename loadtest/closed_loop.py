@@ -13,10 +13,11 @@ import selectors
 import socket
 import time
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 WARM_UP_SECONDS: Final = 0.3
 """Before every measurement: until all callers wait, as they do from then on."""
@@ -26,6 +27,7 @@ _SILENT_SECONDS: Final = 30.0
 _LENGTH: Final = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 _CLOSES: Final = re.compile(rb"\r\nconnection: *close", re.IGNORECASE)
 _QUOTED_BYTES: Final = 300
+_NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
 
 
 class LoadFailed(Exception):
@@ -77,9 +79,9 @@ def quantile(ascending: Sequence[float], share: float) -> float:
     return ascending[math.ceil(share * len(ascending)) - 1] if ascending else math.inf
 
 
-def post(host: str, port: int, path: str, body: bytes) -> bytes:
-    """The bytes of a request that sends an image."""
-    headers = {"Host": f"{host}:{port}", "Content-Type": "image/jpeg", "Content-Length": len(body)}
+def post(host: str, port: int, path: str, body: bytes, more: Mapping[str, str] = _NOTHING) -> bytes:
+    """The bytes of a request that sends an image, with more headers than every such request has."""
+    headers = {"Host": f"{host}:{port}", "Content-Type": "image/jpeg", "Content-Length": len(body), **more}
     lines = [f"POST {path} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items()), "", ""]
     return "\r\n".join(lines).encode() + body
 

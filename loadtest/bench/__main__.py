@@ -14,7 +14,7 @@ import click
 
 from gateway.settings import Settings
 from loadtest import machine
-from loadtest.baselines.servers import BASELINES, baseline
+from loadtest.baselines.servers import BASELINES
 from loadtest.bench import page, report, stages, transport
 from loadtest.bench.images import SIZES_WH
 from loadtest.bench.path import (
@@ -24,6 +24,7 @@ from loadtest.bench.path import (
     contest,
     find_model,
     network_workload,
+    require_same,
     row,
     standin_workload,
 )
@@ -248,13 +249,12 @@ async def _beside(rivals: Contest, cell: Cell, sides: dict[str, Side], plan: Pla
         others: dict[str, Side] = {}
         for name, known in BASELINES.items():
             if known.lacking:
-                _say(f"not measured: {known.title} ({', '.join(known.lacking)} not installed; extra `baselines`)")
+                _say(f"not measured: {known.title} ({known.lacking})")
                 continue
-            side = await stack.enter_async_context(baseline(name, folder, STANDIN, is_scaled=plan.is_scaled))
+            side = await stack.enter_async_context(known.serving(folder, STANDIN, is_scaled=plan.is_scaled))
             answers = await asyncio.to_thread(side.learn, cell.size)
-            wanted = len(rivals.answers[cell.size][0]["detections"])
-            if any(len(answer["detections"]) != wanted for answer in answers):
-                raise click.ClickException(f"{known.title} finds another number of objects than ours")
+            for answer, ours in zip(answers, rivals.answers[cell.size], strict=True):
+                require_same(known.title, answer, ours, is_exact=known.decodes_as_we_do)
             others[name] = side
         return await _one("W2", cell, sides | others, plan)
 

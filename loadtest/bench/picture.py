@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from loadtest.bench.report import Results
 
-_INCHES: Final = (9.0, 9.5)
+_INCHES: Final = (9.0, 10.0)
 _DOTS_PER_INCH: Final = 90
 _OURS: Final = "#2a7"
 _LIMIT: Final = "#888"
@@ -27,7 +27,7 @@ _TITLES: Final = {"served": "EagleEye", "limit": "the limit"}
 def draw(results: Results, file: Path) -> None:
     """Write a picture; its format is that of the file's suffix."""
     figure = Figure(_INCHES, layout="constrained")
-    ratios, servers, ways = figure.subplots(3, height_ratios=(3, 1.6, 3))
+    ratios, servers, ways = figure.subplots(3, height_ratios=(3, 2, 3))
     state = f"commit {results['commit'] or 'unknown'}{', modified' if results['is_modified'] else ''}"
     machine = results["machine"]
     busy = results["settings"]["busy_before"]

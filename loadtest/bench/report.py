@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import platform
 import subprocess
+import sys
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import Distribution
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -36,6 +37,15 @@ _PACKAGES: Final = (
     "fastapi",
     "uvicorn",
 )
+_PACKAGES_ELSEWHERE: Final = {"nvidia-pytriton": ".venv-triton", "bentoml": ".venv-bentoml"}
+_WANTED_BESIDE: Final = {
+    "flask": ("Flask", 1.4),
+    "fastapi": ("FastAPI", 1.4),
+    "fastapi_batching": ("FastAPI with batching", 0.9),
+    "triton_ensemble": ("Triton ensemble", 1.25),
+    "bentoml": ("BentoML", 1.6),
+}
+"""Other servers, and how many times their images/s ours has to reach."""
 _MEGABYTE: Final = 1e6
 
 Results = dict[str, Any]
@@ -75,22 +85,33 @@ def targets(results: Results) -> list[Target]:
         Target("W1, 1080p, 8 at a time: served / limit", ratios.get("W1 1080p 8 served/limit"), at_least=0.92),
         Target("W2, 1080p, 8 at a time: served / limit", ratios.get("W2 1080p 8 served/limit"), at_least=0.80),
         Target("W2, 1080p, one at a time: p50 added, ms", added.get(("W2", "1080p", 1)), at_most=3.0),
-        Target("W2, 1080p, 32 at a time: served / Flask", ratios.get("W2 1080p 32 served/flask"), at_least=1.4),
-        Target("W2, 1080p, 32 at a time: served / FastAPI", ratios.get("W2 1080p 32 served/fastapi"), at_least=1.4),
-        Target(
-            "W2, 1080p, 32 at a time: served / FastAPI with batching",
-            ratios.get("W2 1080p 32 served/fastapi_batching"),
-            at_least=0.9,
-        ),
+        *_beside(results),
         Target("most memory of the gateway, MB", max(gateway, default=None), at_most=250.0),
     ]
+
+
+def _beside(results: Results) -> Iterator[Target]:
+    """More images/s than other servers, and a p99 below theirs, but for the one that does it all in its process."""
+    rows: list[dict[str, Any]] = [row for row in results["paths"] if _cell(row) == "W2 1080p 32"]
+    ratios = ratios_of(rows)
+    p99_ms = {side: figures["p99_ms"] for row in rows for side, figures in row["sides"].items()}
+    for side, (title, wanted) in _WANTED_BESIDE.items():
+        ratio = ratios.get(f"W2 1080p 32 served/{side}")
+        yield Target(f"W2, 1080p, 32 at a time: served / {title}", ratio, at_least=wanted)
+        if wanted > 1:
+            ratio = p99_ms["served"] / p99_ms[side] if side in p99_ms else None
+            yield Target(f"W2, 1080p, 32 at a time: p99, served / {title}", ratio, at_most=1.0)
+
+
+def _cell(row: Mapping[str, Any]) -> str:
+    return f"{row['workload']} {row['size']} {row['concurrency']}"
 
 
 def ratios_of(paths: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Images/s by images/s of the limit or of another server, medians of the rounds, by a name that stays."""
     found = {}
     for row in paths:
-        cell = f"{row['workload']} {row['size']} {row['concurrency']}"
+        cell = _cell(row)
         served = row["ratios"]["served"]["median"]
         found[f"{cell} served/limit"] = served
         for name, spread in row["ratios"].items():
@@ -110,7 +131,7 @@ def assemble(
         "commit": _git("rev-parse", "--short=12", "HEAD"),
         "is_modified": bool(_git("status", "--porcelain", "--untracked-files=no")),
         "machine": {**machine.describe(), "processor": _processor(), "system": platform.system()},
-        "versions": {name: found for name in _PACKAGES if (found := _version(name))},
+        "versions": {name: found for name in (*_PACKAGES, *_PACKAGES_ELSEWHERE) if (found := _version(name))},
         "settings": dict(settings),
         "ratios": ratios_of(paths),
         "paths": list(paths),
@@ -169,13 +190,13 @@ def _lines(results: Results, then: Results | None) -> Iterator[str]:
     for target in results["targets"]:
         verdict = {True: "met", False: "MISSED", None: "not judged"}[target["is_met"]]
         value = "-" if target["value"] is None else f"{target['value']:.2f}"
-        yield f"  {target['name']:<54} {value:>8}  {target['wanted']:<14} {verdict}"
+        yield f"  {target['name']:<60} {value:>8}  {target['wanted']:<14} {verdict}"
     yield ""
     yield f"{'load':<14}{'side':<20}{'images/s':>9}{'p50 ms':>9}{'p99 ms':>9}  CPU ms an image"
     for row in results["paths"]:
         for side, figures in row["sides"].items():
             cpu = ", ".join(f"{name} {ms:.1f}" for name, ms in figures["cpu_ms"].items())
-            load = f"{row['workload']} {row['size']} {row['concurrency']}"
+            load = _cell(row)
             share = f"; limit / served {row['cpu_ratio']:.2f}" if side == "served" and row["cpu_ratio"] else ""
             yield (
                 f"{load:<14}{side:<20}{figures['images_per_second']:>9.1f}{figures['p50_ms']:>9.1f}"
@@ -219,7 +240,7 @@ def _processor() -> str:
 
 
 def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return ""
+    """Of a package in this environment or in the one that has it, or nothing."""
+    home = Path(_PACKAGES_ELSEWHERE.get(package, sys.prefix))
+    folders = [str(folder) for folder in home.glob("lib/python*/site-packages")]
+    return next((found.version for found in Distribution.discover(name=package, path=folders)), "")

@@ -1,10 +1,12 @@
 """Results as data, as a table, as a picture and in the documentation."""
 
+import contextlib
 import json
 from pathlib import Path
 
 import pytest
 
+from loadtest.baselines.servers import BASELINES
 from loadtest.bench import page, report
 from loadtest.bench.path import Cell, compare, require_same, row
 from loadtest.bench.picture import draw
@@ -83,6 +85,24 @@ def test_what_was_not_measured_is_no_broken_promise():
     assert report.Target("x", 260.0, at_most=250.0).is_met is False
 
 
+@pytest.mark.parametrize("p99_ms, is_met", [(19.0, False), (20.0, True), (40.0, True)])
+def test_others_must_not_answer_their_slowest_sooner(p99_ms, is_met):
+    """More images per second alone are not enough; a server that was not measured is not judged."""
+    measured = results()
+    measured["paths"][0]["sides"]["flask"]["p99_ms"] = p99_ms
+    verdicts = {target.name: target.is_met for target in report.targets(measured)}
+
+    assert verdicts["W2, 1080p, 32 at a time: p99, served / Flask"] is is_met
+    assert verdicts["W2, 1080p, 32 at a time: p99, served / BentoML"] is None
+
+
+def test_every_server_beside_has_a_promise():
+    """None is measured for nothing."""
+    names = [target.name for target in report.targets(results())]
+
+    assert sum(": served / " in name for name in names) == 2 + len(BASELINES)
+
+
 def test_on_a_busy_machine_no_promise_is_judged():
     """Its ratios may be anything; the page says so."""
     busy = results(busy=0.5)
@@ -124,6 +144,15 @@ def test_gateway_and_limit_must_find_the_same(change):
     require_same("W2", answers[0], answers[0])
     with pytest.raises(Exception, match="do not work alike"):
         require_same("W2", *answers)
+
+
+@pytest.mark.parametrize("count, is_enough", [(1, True), (2, False)])
+def test_with_another_decoder_the_number_must_be_the_same(count, is_enough):
+    """The stand-in's boxes tell the pixels, which are not the same."""
+    answers = [{"detections": [{"label": "a", "box": {"x1": 1.0}}]}, {"detections": [{"label": "b"}] * count}]
+
+    with contextlib.nullcontext() if is_enough else pytest.raises(Exception, match="do not work alike"):
+        require_same("Flask", *answers, is_exact=False)
 
 
 def test_every_section_of_the_page_is_made():
