@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
+
 from eagleeye import Client, EagleEyeError
 from eagleeye.connection import NothingDone, say
 from loadtest.load.answers import Answer
-from loadtest.load.corpus import fingerprint, pictures, references
+from loadtest.load.corpus import fingerprint, pictures, references, shares
 from loadtest.load.plan import Plan
 from loadtest.load.profile import Profile
 from loadtest.load.run import run
@@ -23,6 +25,9 @@ if TYPE_CHECKING:
     from loadtest.load.target import Target
     from loadtest.profile import Step
 
+_SEED: Final = 1
+_DRAWN: Final = 16
+"""Times the pictures that there are: so that each comes about as often as its weight says."""
 _CHECK_SECONDS: Final = 10.0
 _ASK_SECONDS: Final = 60.0
 """For the answer to each picture before the load begins, tries included: Triton may still warm up."""
@@ -83,8 +88,10 @@ class Bench:
         return references(self._pictures, self._target.expected, threshold, ask)
 
     def climb(self, p99_ms: float, step_seconds: float) -> Step:
-        """The most that it answers in time, with the same pictures."""
-        images = [picture.data for picture in self._pictures]
+        """The most that it answers in time, with the same pictures, each as often as the load sends it."""
+        chance = np.random.default_rng(_SEED)
+        drawn = chance.choice(len(self._pictures), _DRAWN * len(self._pictures), p=shares(self._pictures))
+        images = [self._pictures[n].data for n in drawn]
         say("callers  images/s   p99 ms")
         climbed = climb_gateway(self._target.connection, images, p99_ms, step_seconds, model=self._model)
         steps = asyncio.run(climbed)

@@ -125,7 +125,7 @@ class HttpCaller(FastHttpUser, Caller):
 
 def _judge_http(response: Any, reference: Reference) -> Result:
     if not response.status_code:
-        return Verdict.FAILED, type(response.error).__name__
+        return Verdict.FAILED, "timed out" if isinstance(response.error, TimeoutError) else "unreachable"
     try:
         body = json.loads(response.content)
         if response.status_code == _OK:

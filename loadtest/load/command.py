@@ -12,7 +12,7 @@ import click
 from eagleeye.connection import NothingDone, connection_options, say, split
 from eagleeye.options import environment_name
 from loadtest.load.plan import Identity
-from loadtest.load.profile import OURS, is_of_capacity, read, resolve
+from loadtest.load.profile import CAPACITY_P99_MS, OURS, is_of_capacity, read, resolve
 from loadtest.load.slo import BROKEN, INVALID, MET
 from loadtest.load.table import BadProfile
 
@@ -33,7 +33,17 @@ _CODES: Final = (
 )
 
 
-@click.group()
+class _Interruptible(click.Group):
+    """Ctrl-C must not end with the exit code of a missed objective."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as stopped:
+            raise NothingDone("stopped before its end, without a report") from stopped
+
+
+@click.group(cls=_Interruptible)
 def load() -> None:
     """Load tests: open or closed, over HTTP, gRPC and streams, with answers that are checked."""
 
@@ -100,8 +110,8 @@ _capacity_from = click.option(
 _p99_ms = click.option(
     "--p99-ms",
     type=_POSITIVE,
-    default=250.0,
-    help="In time is, where the capacity is measured: 99 % within so many ms.",
+    help="In time is, where the capacity is measured: 99 % within so many ms. By default what the profile says, or "
+    f"{CAPACITY_P99_MS:g}.",
 )
 _step_seconds = click.option(
     "--step-seconds", type=_POSITIVE, default=8.0, help="Time of each step of that measurement, in seconds."
@@ -141,7 +151,7 @@ def run(
     *,
     capacity: float | None,
     capacity_from: Path | None,
-    p99_ms: float,
+    p99_ms: float | None,
     step_seconds: float,
     level: float,
     speed: float,
@@ -159,9 +169,11 @@ def run(
     target = Target.split(values)
     is_given = context.get_parameter_source("timeout_seconds") is not click.core.ParameterSource.DEFAULT
     data = _data(profile, target.connection.timeout_seconds if is_given else None)
-    bench = Bench(target, parse(resolve(data, capacity_per_second=1.0)))
+    parsed = parse(resolve(data, capacity_per_second=1.0))
+    bench = Bench(target, parsed)
     if is_of_capacity(data):
-        capacity = capacity or _read_capacity(capacity_from) or bench.climb(p99_ms, step_seconds).images_per_second
+        capacity = capacity or _read_capacity(capacity_from)
+        capacity = capacity or bench.climb(p99_ms or parsed.capacity_p99_ms, step_seconds).images_per_second
     workforce = Workforce(own=target.workers, awaited=await_workers, host=bind_host, port=bind_port)
     result = bench.run(resolve(data, capacity_per_second=capacity, level=level, speed=speed), workforce, capacity)
     _save(result, target.output)
@@ -184,7 +196,9 @@ def run(
 @_p99_ms
 @_step_seconds
 @click.option("--seconds", type=_POSITIVE, default=30.0, help="Time of each of the three measurements, in seconds.")
-def table(*, capacity_from: Path | None, p99_ms: float, step_seconds: float, seconds: float, **values: Any) -> None:
+def table(
+    *, capacity_from: Path | None, p99_ms: float | None, step_seconds: float, seconds: float, **values: Any
+) -> None:
     """Measure three loads; the help is in the decorator."""
     from loadtest.load.bench import Bench, parse  # noqa: PLC0415 (an extra, which help does not need)
     from loadtest.load.load_table import as_markdown, profiles  # noqa: PLC0415 (an extra, which help does not need)
@@ -193,7 +207,7 @@ def table(*, capacity_from: Path | None, p99_ms: float, step_seconds: float, sec
 
     target = Target.split(values)
     bench = Bench(target, parse(profiles(1.0, 1, seconds)["peak"]))
-    peak = _read_step(capacity_from) or bench.climb(p99_ms, step_seconds)
+    peak = _read_step(capacity_from) or bench.climb(p99_ms or CAPACITY_P99_MS, step_seconds)
     workforce = Workforce(own=target.workers)
     results = {}
     for name, data in profiles(peak.images_per_second, peak.callers, seconds).items():

@@ -21,6 +21,7 @@ from grpc.experimental import gevent as grpc_gevent
 grpc_gevent.init_gevent()  # before there is any channel; Locust has replaced the standard library's sockets by now
 
 import gevent  # noqa: E402
+from gevent.event import Event  # noqa: E402
 from locust.env import Environment  # noqa: E402
 from locust.shape import LoadTestShape  # noqa: E402
 
@@ -44,6 +45,8 @@ _THREADS: Final = 32
 """For what gevent cannot do by itself: gRPC's connections, names, standard input."""
 _PREPARE_SECONDS: Final = 300.0
 _LAST_WORDS_SECONDS: Final = 30.0
+_FAREWELL_SECONDS: Final = 2.0
+"""A worker ends by itself, once its last report is out: the master's word to do so may be lost with that one's end."""
 _USER_CLASSES: Final = [callers.HttpCaller, callers.GrpcCaller, callers.StreamCaller, callers.Camera, callers.Arrivals]
 
 
@@ -97,6 +100,7 @@ class Generator:
         self._identity = identity
         self._session: Session | None = None
         self._problems: list[str] = []
+        self.ended = Event()
         self._runner.register_message("prepare", self.prepare)
         self._runner.register_message("begin", self.begin)
         environment.events.request.add_listener(self._note)
@@ -149,6 +153,7 @@ class Generator:
         if self._session and self._session.under_way:
             self._problems.append(f"{self._session.under_way} images had no outcome when the run ended")
         self._send(is_last=True)
+        self.ended.set()
 
     def _send(self, *, is_last: bool) -> None:
         if self._session:
@@ -264,9 +269,13 @@ def run_master(plan: Plan, host: str, port: int, workers: int, wait_seconds: flo
 def run_worker(identity: Identity, host: str, port: int) -> None:
     """Does what a master says, until that one has enough."""
     environment = _environment(None, list(_USER_CLASSES))
-    runner = environment.create_worker_runner(host, port)
-    Generator(environment, identity)
-    runner.greenlet.join()
+    try:
+        runner = environment.create_worker_runner(host, port)
+    except ConnectionError as error:
+        raise Fault(f"no load run has answered at {host}:{port} for five minutes") from error
+    generator = Generator(environment, identity)
+    gevent.wait([generator.ended, gevent.spawn(runner.greenlet.join)], count=1)
+    gevent.sleep(_FAREWELL_SECONDS)
 
 
 def _end_with_parent() -> None:

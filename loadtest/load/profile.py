@@ -27,6 +27,7 @@ CAMERA: Final = "camera"
 PRIORITIES: Final = ("high", "normal", "low")
 FORMATS: Final = ("jpg", "png", "webp", "bmp")
 SOURCES: Final = ("auto", "boards", "numbered", "folder")
+CAPACITY_P99_MS: Final = 250.0
 FIGURES: Final = {
     "p50_ms": "ms",
     "p95_ms": "ms",
@@ -103,6 +104,7 @@ class Profile:
         timeout_seconds: an image must be answered so long after it was due; it is sent with this deadline.
         think_seconds: how long a caller of closed load waits between an answer and its next image.
         max_lag_ms: if the generator itself was late by more than this for 1 % of what it did, the run is invalid.
+        capacity_p99_ms: where the capacity is measured, 99 % must be answered within so long.
         max_in_flight: of each generator process; images that are due beyond that wait, which is lag.
         stages: one after the other.
         users: kinds of callers and their weights.
@@ -120,6 +122,7 @@ class Profile:
     timeout_seconds: float
     think_seconds: float
     max_lag_ms: float
+    capacity_p99_ms: float
     max_in_flight: int
     stages: tuple[Stage, ...]
     users: dict[str, float]
@@ -147,6 +150,7 @@ class Profile:
             timeout_seconds=table.number("timeout_seconds", 10.0, most=600.0),
             think_seconds=table.number("think_seconds", 0.0, above=False),
             max_lag_ms=table.number("max_lag_ms", 50.0),
+            capacity_p99_ms=table.number("capacity_p99_ms", CAPACITY_P99_MS),
             max_in_flight=table.whole("max_in_flight", 1000, least=1),
             stages=tuple(_stage(each, n, is_open=is_open) for n, each in enumerate(table.tables("stages"), 1)),
             users=table.weights("users", KINDS, _DEFAULT_USERS),

@@ -155,7 +155,7 @@ def _tables(result: Mapping[str, Any]) -> list[tuple[str, list[str], list[list[s
     tables = [("Callers and stages", ["", *(name for name, _ in _COLUMNS.values())], rows)]
     cameras = [row for row in result["figures"] if row["staleness_p50_ms"] is not None and not row["users"]]
     if cameras:
-        lines = [[row["stage"] or "all", *(number(row[name], 0) for name in _CAMERA_COLUMNS)] for row in cameras]
+        lines = [[_whose(row), *(number(row[name], 0) for name in _CAMERA_COLUMNS)] for row in cameras]
         tables.append(("Cameras", ["", *_CAMERA_COLUMNS.values()], lines))
     lines = [[stage["name"], *(number(stage[name], 1) for name in _STAGE_COLUMNS)] for stage in result["stages"]]
     tables.append(("The deployment, on average", ["stage", *_STAGE_COLUMNS.values()], lines))

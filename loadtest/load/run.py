@@ -44,6 +44,7 @@ class Workforce:
         host: address that those reach.
         port: and its port; 0 for any.
         wait_seconds: how long they may take to come.
+        own_wait_seconds: how long those of this machine may, if no others are awaited.
     """
 
     own: int = 0
@@ -51,6 +52,7 @@ class Workforce:
     host: str = "*"
     port: int = 5557
     wait_seconds: float = 300.0
+    own_wait_seconds: float = 60.0
 
     @property
     def total(self) -> int:
@@ -62,8 +64,9 @@ class Workforce:
         order = {"plan": plan.pack(), "identity": identity.pack()}
         if not self.own and not self.awaited:
             return {"role": "local", **order}
+        wait_seconds = self.wait_seconds if self.awaited else self.own_wait_seconds
         where = {"host": self.host, "port": self.port} if self.awaited else {"host": _LOOPBACK, "port": 0}
-        return {"role": "master", **order, **where, "workers": self.total, "wait_seconds": self.wait_seconds}
+        return {"role": "master", **order, **where, "workers": self.total, "wait_seconds": wait_seconds}
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,10 +149,16 @@ def work(identity: Identity, host: str, port: int) -> int:
     """Be a worker until the master has enough; the exit code.
 
     Raises:
-        NothingDone: Locust is not installed.
+        NothingDone: Locust is not installed, or there is no master.
     """
     require_locust()
+    click.echo(f"waiting for a load run at {host}:{port}", err=True)
     with _generator({"role": "worker", "identity": identity.pack(), "host": host, "port": port}) as worker:
+        assert worker.stdout  # noqa: S101 (a pipe)
+        for line in worker.stdout:
+            said = json.loads(line)
+            if said["event"] == "fault":
+                raise NothingDone(said["text"])
         return worker.wait()
 
 
@@ -207,6 +216,7 @@ def _generator(order: dict[str, Any]) -> Iterator[subprocess.Popen[str]]:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
+        start_new_session=True,  # Ctrl-C is for who started it, and ends it by its standard input
     )
     assert process.stdin  # noqa: S101 (a pipe)
     try:

@@ -38,6 +38,8 @@ class Target:
         connection = split(values)
         if connection.is_grpc:
             raise NothingDone("--url is the gateway's REST face, http:// or https://; --grpc-url names the other one")
+        if (grpc_url := values["grpc_url"]) and not grpc_url.startswith(("grpc://", "grpcs://")):
+            raise NothingDone(f"--grpc-url is {grpc_url}; the gRPC face's address begins with grpc:// or grpcs://")
         own = {name: values.pop(name) for name in cls.__dataclass_fields__ if name != "connection"}
         return cls(connection, **own)
 

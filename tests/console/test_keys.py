@@ -55,6 +55,18 @@ async def test_wrong_and_right_keys(guarded, open_page, secret):
     assert secret not in await page.content()
 
 
+async def test_live_goes_on_with_a_key_that_comes_late(guarded, open_page, secret):
+    """Whoever has sent the first question away, and sets a key afterwards, sees Live at work."""
+    page = await open_page(f"{guarded}#live")
+    await page.wait_for_selector("#key-dialog[open]")
+    await page.click("#key-cancel")
+    await says(page, "#live-state", "a key is needed")
+    await page.click("#key-button")
+    await page.fill("#key", secret)
+    await page.keyboard.press("Enter")
+    await says(page, "#live-state", "Tritons serving")
+
+
 async def test_a_key_lasts_as_long_as_its_tab(guarded, open_page, secret):
     """A reload does not ask again; forgetting it does, and another tab has to ask anyway."""
     page = await open_page(guarded)

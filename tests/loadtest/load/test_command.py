@@ -35,10 +35,22 @@ def test_what_cannot_be_is_one_line(broken, tmp_path):
     assert unknown.startswith("Error: no profile 'smoek' (No such file or directory); give a file, or one of day,")
     assert refusal("run", broken, *AWAY) == "Error: the profile is not right: user is unknown; did you mean users?"
     assert refusal("run", "smoke", "--url", "grpc://h:1").startswith("Error: --url is the gateway's REST face")
+    wrong = refusal("table", "--grpc-url", "http://h:1", *AWAY)
+    assert wrong == "Error: --grpc-url is http://h:1; the gRPC face's address begins with grpc:// or grpcs://"
     assert refusal("run", "smoke", *AWAY) == "Error: http://127.0.0.1:9 cannot be reached: Connection refused"
     (tmp_path / "no.json").write_text("{}")
     refused = refusal("report", str(tmp_path / "no.json"), "--output", str(tmp_path))
     assert refused == f"Error: {tmp_path / 'no.json'} is no result of `eagleeye load run`"
+
+
+def test_ctrl_c_is_no_missed_objective(monkeypatch):
+    """Its exit code says that nothing was measured, and no traceback is shown."""
+
+    def stop(_name):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("loadtest.load.command.read", stop)
+    assert refusal("run", "smoke", *AWAY) == "Error: stopped before its end, without a report"
 
 
 def test_our_profiles_are_listed():
