@@ -235,7 +235,7 @@ class _PlanCache:
         directory = self._root / key
         if not directory.is_dir():
             return None
-        with contextlib.suppress(OSError, ValueError, KeyError):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # JSON of another form, too
             if _record(directory)["plan_sha256"] == file_sha256(directory / PLAN_FILE):
                 return directory
         self._progress(f"the cached plan {directory} is damaged; removing it")

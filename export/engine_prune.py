@@ -71,10 +71,11 @@ def _complete(engines: Path) -> list[CachedPlan]:
     for file in engines.glob(f"{_KEY}/{RECORD_FILE}"):
         try:
             record = json.loads(file.read_text(encoding="utf-8"))
-            machine = Machine(**record["machine"])
+            machine, model = Machine(**record["machine"]), record["model"]
+            hash((machine, model))  # they are grouped by both, and JSON has lists
             size_bytes = (file.parent / PLAN_FILE).stat().st_size
-            plans.append(CachedPlan(file.parent, record["model"], machine, size_bytes, file.stat().st_mtime))
-        except (ValueError, KeyError, TypeError, FileNotFoundError):
+            plans.append(CachedPlan(file.parent, model, machine, size_bytes, file.stat().st_mtime))
+        except (ValueError, KeyError, TypeError, FileNotFoundError, IsADirectoryError):
             continue
     return plans
 

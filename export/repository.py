@@ -40,6 +40,7 @@ NAME: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,127}")
 
 _VERSION: Final = re.compile(r"[1-9][0-9]*")
 _LAST_VERSION: Final = 2**63 - 1  # Triton's own type of a version
+_MOST_WORDS: Final = 200  # of what is wrong with a config: its text may be of any length
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,12 +109,14 @@ class PublishedModel:
         return self.versions[-max(1, policy.latest.num_versions) :]
 
     def facts(self, version: int) -> dict[str, str]:
-        """What the export noted about a version; of an older one that has no such file, nothing is known."""
+        """What the export noted about a version; of an older one without such a file, or a damaged one, nothing."""
         try:
-            facts: dict[str, str] = json.loads((self.directory / str(version) / FACTS_FILE).read_text("utf-8"))
+            facts = json.loads((self.directory / str(version) / FACTS_FILE).read_text("utf-8"))
         except (OSError, ValueError):
-            return _facts(self.config) if version == self.versions[-1] else {}
-        return facts
+            facts = None
+        if isinstance(facts, dict) and all(isinstance(value, str) for value in facts.values()):
+            return facts
+        return _facts(self.config) if version == self.versions[-1] else {}
 
     def holds(self, export_key: str) -> bool:
         """Whether the newest version is, byte for byte, what an export with this key published."""
@@ -246,8 +249,9 @@ def find_published(repository: Path, name: str) -> PublishedModel | None:
     try:
         config = text_format.Parse((directory / CONFIG_FILE).read_text(encoding="utf-8"), pb.ModelConfig())
     except (OSError, ValueError, text_format.ParseError) as error:
+        reason = error.strerror if isinstance(error, OSError) else " ".join(str(error).split())[:_MOST_WORDS]
         raise RepositoryError(
-            f"{directory} is in the way: it has no readable {CONFIG_FILE}. Mend or remove it, or choose another name"
+            f"{directory} has no readable {CONFIG_FILE} ({reason}). Mend or remove it, or choose another name"
         ) from error
     versions = sorted(int(entry.name) for entry in directory.iterdir() if _is_version(entry))
     return PublishedModel(directory, config, max(versions, default=0), tuple(versions))

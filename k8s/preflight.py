@@ -55,6 +55,7 @@ _PCI_DISPLAY: Final = "0x03"
 _GUIDE: Final = "docs/nodes.md"
 _SECONDS: Final = 60
 _ENFORCING_CNIS: Final = ("calico-node", "cilium", "antrea-agent", "kube-router", "weave-net", "aws-node", "azure-npm")
+_NOT_THERE: Final = ("(NotFound)", "the server doesn't have a resource type")  # kubectl's words
 _STUCK: Final = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName")
 
 
@@ -453,14 +454,46 @@ def _dotted(version: Sequence[int]) -> str:
 Json = Mapping[str, Any]
 
 
-class Cluster:
-    """A cluster, as kubectl shows it. A test has another one, made of recorded answers."""
+def ask_kubectl(*command: str) -> str | None:
+    """What kubectl prints; None if the server has no such thing.
 
-    def __init__(self, run: Callable[..., str | None] | None = None) -> None:
-        self._run = run or Machine().run
+    Raises:
+        CannotLook: kubectl is not there, does not end, or fails; what may not be seen may well be there.
+    """
+    what = " ".join(command)
+    try:
+        done = subprocess.run(  # noqa: S603 (commands of this file)
+            command,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            check=False,
+            timeout=_SECONDS,
+            stdin=subprocess.DEVNULL,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise CannotLook(f"`{what}` has not answered within {_SECONDS} s") from error
+    except OSError as error:
+        raise CannotLook(f"kubectl can't be run: {error.strerror}") from error
+    if done.returncode == 0:
+        return done.stdout
+    if any(words in done.stderr for words in _NOT_THERE):
+        return None
+    said = (done.stderr.strip().splitlines() or [f"it ended with status {done.returncode}"])[-1]
+    raise CannotLook(f"`{what}` failed: {said}")
+
+
+class Cluster:
+    """A cluster, as kubectl shows it. A test has another one, made of recorded answers.
+
+    What can't be looked at raises CannotLook: nobody knows then whether it is there.
+    """
+
+    def __init__(self, run: Callable[..., str | None] = ask_kubectl) -> None:
+        self._run = run
 
     def get(self, *arguments: str) -> Json | None:
-        """What `kubectl get` knows, as JSON; None if it is not there or may not be seen."""
+        """What `kubectl get` knows, as JSON; None if it is not there."""
         return self._json("get", *arguments, "--output=json")
 
     def raw(self, path: str) -> Json | None:
@@ -473,26 +506,43 @@ class Cluster:
         Raises:
             CannotLook: no server answers.
         """
-        said = self._json("version", "--output=json")
-        if not said or not said.get("serverVersion"):
+        try:
+            server = (self._json("version", "--output=json") or {}).get("serverVersion")
+            reason = "it names no version of one"
+        except CannotLook as error:
+            server, reason = None, str(error)
+        version = server.get("gitVersion") if isinstance(server, dict) else None
+        if not (isinstance(version, str) and version_of(version)):
             raise CannotLook(
-                "kubectl reaches no API server: is it installed, and does `kubectl cluster-info` answer? "
+                f"kubectl reaches no API server ({reason}): is it installed, and does `kubectl cluster-info` answer? "
                 "KUBECONFIG names the file with the address"
             )
-        return str(said["serverVersion"].get("gitVersion", "unknown"))
+        return version
 
     def items(self, *arguments: str) -> list[Any]:
-        """The items of a list; none if it can't be seen."""
+        """The items of a list; none if there is no such kind."""
         found = self.get(*arguments)
-        return list(found.get("items") or []) if found else []
+        items = (found.get("items") or []) if found else []
+        if not (isinstance(items, list) and all(map(_is_object, items))):
+            raise CannotLook(f"`kubectl get {' '.join(arguments)}` answers what no API server does")
+        return [{"spec": {}, "status": {}, **each} for each in items]
 
     def _json(self, *arguments: str) -> Json | None:
         said = self._run("kubectl", *arguments)
-        try:
-            found = json.loads(said) if said else None
-        except json.JSONDecodeError:
+        if said is None:
             return None
-        return found if isinstance(found, dict) else None
+        try:
+            found = json.loads(said)
+        except json.JSONDecodeError:
+            found = None
+        if not isinstance(found, dict):
+            raise CannotLook(f"`kubectl {' '.join(arguments)}` answers what no API server does: {said[:60]!r}")
+        return found
+
+
+def _is_object(item: Any) -> bool:
+    metadata = item.get("metadata") if isinstance(item, dict) else None
+    return isinstance(metadata, dict) and isinstance(metadata.get("name"), str)
 
 
 @dataclass(frozen=True)
@@ -525,7 +575,7 @@ def inspect_cluster(cluster: Cluster, needs: Needs, namespace: str) -> Iterator[
     """Everything about a cluster.
 
     Raises:
-        CannotLook: no server answers.
+        CannotLook: no server answers, or it does not show something.
     """
     yield check_server(cluster.version())
     nodes = cluster.items("nodes")
@@ -567,7 +617,7 @@ def check_server(version: str) -> Finding:
 def check_nodes(nodes: Sequence[Json]) -> Iterator[Finding]:
     """All are ready, and none lacks memory, disk or process ids."""
     if not nodes:
-        yield Finding("nodes", Status.MISSING, "none is there, or they may not be seen", section("join"))
+        yield Finding("nodes", Status.MISSING, "none is there", section("join"))
     for node in nodes:
         name = node["metadata"]["name"]
         conditions = {each["type"]: each for each in node["status"].get("conditions", [])}

@@ -111,7 +111,7 @@ class Client:
         Args:
             image: the bytes of one JPEG, PNG, WebP or BMP image, or the path of one.
             model: the model to ask; by default the only one.
-            version: its version; by default the newest.
+            version: its version; by default the one that the gateway's rollout chooses.
             score_threshold: detections score more than this, 0 to 1; by default the model's own.
             iou_threshold: of two boxes of one class that overlap more, the better one stays; by default as above.
             max_detections: the most to report, from 1.

@@ -27,7 +27,7 @@ class Query:
 
     Attributes:
         model: the model to ask; by default the only one.
-        version: its version; by default the newest.
+        version: its version; by default the one that the gateway's rollout chooses.
         score_threshold: detections score more than this, 0 to 1.
         iou_threshold: of two boxes of one class that overlap more, the better one stays, 0 to 1.
         max_detections: the most to report, from 1.

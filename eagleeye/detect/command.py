@@ -70,7 +70,7 @@ class _Command(click.Command):
 )
 @connection_options(timeout_seconds=30.0)
 @click.option("--model", help="Model to ask.  [default: the gateway's only one]")
-@click.option("--version", type=click.IntRange(1), help="Version of the model.  [default: the newest]")
+@click.option("--version", type=click.IntRange(1), help="Version of the model.  [default: the rollout's choice]")
 @click.option("--score-threshold", type=click.FloatRange(0, 1), help="Detections score more.  [default: the model's]")
 @click.option(
     "--iou-threshold",

@@ -32,6 +32,9 @@ DEFAULT_FPS: Final = 25.0
 LONGEST_PAUSE_SECONDS: Final = 10.0
 """A frame whose time lies farther ahead does not tell a pause but is damaged."""
 
+_UNNOTICED_SECONDS: Final = 1.0
+"""Of an AVI file may be missing at its end: recorders count frames that they have dropped."""
+
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # a broken video is told in our own words
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
@@ -39,22 +42,35 @@ cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 def read_frames(source: Source, every: int, done: Container[Key]) -> Iterator[Picture]:
     """Every `every`th frame of a video as JPEG, decoded when it is asked for; those that are done are passed over.
 
-    A video that cannot be read is one picture with a Failure.
+    A video that cannot be read is one picture with a Failure, and so is what is missing of one that is cut off, as far
+    as that can be known: AVI counts its frames at its begin. MP4 and MOV can't be read at all then, unless their index
+    stands in front, and what other files say of their length is an estimate.
     """
     with _opened(source) as capture:
-        fps, index = frames_per_second(capture), 0
+        fps, index, end_seconds = frames_per_second(capture), 0, 0.0
         while capture.grab():
+            end_seconds = _seconds(capture, index, fps) + 1 / fps
             if index % every == 0 and (source.name, index) not in done:
                 yield _frame(source, capture, index, fps)
             index += 1
+        missing_seconds = capture.get(cv2.CAP_PROP_FRAME_COUNT) / fps - end_seconds
     if index == 0:
         yield Picture(source.name, source.relative, Failure("it is not a video that can be read"))
+    elif source.relative.suffix.lower() == ".avi" and missing_seconds > _UNNOTICED_SECONDS:
+        yield Picture(
+            source.name, source.relative, Failure(f"it is cut off: its last {missing_seconds:.1f} s are missing")
+        )
+
+
+def _seconds(capture: cv2.VideoCapture, index: int, fps: float) -> float:
+    """When the frame that was grabbed is shown."""
+    milliseconds = float(capture.get(cv2.CAP_PROP_POS_MSEC))
+    return milliseconds / 1e3 if milliseconds > 0 else index / fps  # a stream without times says 0
 
 
 def _frame(source: Source, capture: cv2.VideoCapture, index: int, fps: float) -> Picture:
     """The frame that was grabbed."""
-    milliseconds = capture.get(cv2.CAP_PROP_POS_MSEC)
-    seconds = milliseconds / 1e3 if milliseconds > 0 else index / fps  # a stream without times says 0
+    seconds = _seconds(capture, index, fps)
     relative = source.relative / f"{index:06d}.jpg"
     decoded, pixels = capture.retrieve()
     if not decoded:

@@ -22,7 +22,7 @@ from eagleeye.model.decisions import (
     shares,
 )
 from eagleeye.model.gateways import GatewayError
-from eagleeye.model.means import edit, find_model, fleet_of, gateways_of, in_one_line, read, run, tell
+from eagleeye.model.means import alone, edit, find_model, fleet_of, gateways_of, in_one_line, read, run, tell
 from eagleeye.model.options import (
     fleet_options,
     gateway_options,
@@ -164,14 +164,26 @@ def load(*, name: str, versions: tuple[int, ...], only: bool, force: bool, repos
         published = find_model(repository, name)
         asked = set(versions) or {published.version}
         _require_there(published, asked)
-        wanted = asked if only else asked | set(published.loaded)
-        if not force:
-            require_unused(set(published.loaded) - wanted, read(values["rollout_file"]).of(name))
         fleet = fleet_of(values, values["timeout_seconds"])
+        wanted = _wanted(published, asked, read(values["rollout_file"]), only=only, force=force)
         if fleet is not None and values["rollout_file"] is not None:
-            _pin(values, name, run(fleet.ready(name)))
-        _change(published, wanted, fleet)
+            _pin(values, name, run(fleet.ready(name)), wanted)
+        with alone(repository, name) as published:
+            wanted = _wanted(published, asked, read(values["rollout_file"]), only=only, force=force)
+            _change(published, wanted, fleet)
     say(f"{name}: loaded are {_words(wanted)}")
+
+
+def _wanted(published: PublishedModel, asked: set[int], rollout: Rollout, *, only: bool, force: bool) -> set[int]:
+    """The versions that shall be loaded in the end.
+
+    Raises:
+        Refused: one that would go is in use.
+    """
+    wanted = asked if only else asked | set(published.loaded)
+    if not force:
+        require_unused(set(published.loaded) - wanted, rollout.of(published.directory.name))
+    return wanted
 
 
 @model.command()
@@ -189,8 +201,7 @@ def unload(*, name: str, versions: tuple[int, ...], force: bool, repository: Pat
     answered what it has. A whole model is unloaded from the Tritons only: one that starts later loads it again, as long
     as its folder is in the repository.
     """
-    with in_one_line():
-        published = find_model(repository, name)
+    with in_one_line(), alone(repository, name) as published:
         dropped = set(versions) or set(published.loaded)
         _require_there(published, dropped)
         if not force:
@@ -245,10 +256,10 @@ def _change(published: PublishedModel, wanted: set[int], fleet: Fleet | None) ->
     )
 
 
-def _pin(values: Mapping[str, Any], name: str, ready: Mapping[str, frozenset[int]]) -> None:
-    """Write down who answers now, before there is a newer version that would by default."""
+def _pin(values: Mapping[str, Any], name: str, ready: Mapping[str, frozenset[int]], wanted: set[int]) -> None:
+    """Write down who answers now, before there is a newer version that would by default; nobody who is to go."""
     serving = newest_everywhere(ready)
-    if serving is None:
+    if serving not in wanted:
         return
     rollout = edit(values["rollout_file"], lambda rollout: pinned(rollout, name, serving))
     gateways_of(values).until_weights(name, shares(rollout.of(name).weights), values["timeout_seconds"])
@@ -382,8 +393,7 @@ def prune(*, name: str, keep: int, dry_run: bool, repository: Path, rollout_file
     Those that are loaded, get requests, run in the shadow or would after a rollback stay, and so does the newest one:
     no number is used again.
     """
-    with in_one_line():
-        published = find_model(repository, name)
+    with in_one_line(), alone(repository, name) as published:
         unneeded = prunable(published.versions, published.loaded, read(rollout_file).of(name), keep)
         if unneeded and not dry_run:
             remove_versions(published, unneeded)
@@ -429,10 +439,11 @@ def shadow_report_command(*, as_json: bool, picture: Path | None, **values: Any)
 
 
 def _require_there(published: PublishedModel, versions: set[int]) -> None:
+    if not published.versions:
+        raise Refused(f"{published.directory} has no version at all: no folder there has a number from 1 on")
     if lacking := versions - set(published.versions):
         raise Refused(
-            f"{published.directory} has no {_words(lacking)}; there are: "
-            f"{', '.join(map(str, published.versions)) or 'none'}"
+            f"{published.directory} has no {_words(lacking)}; there are: {', '.join(map(str, published.versions))}"
         )
 
 

@@ -38,8 +38,10 @@ class Gateways:
 
     def __init__(self, urls: Sequence[str], key: str | None = None, ca_certificate: Path | None = None) -> None:
         for url in urls:
-            if urlsplit(url).scheme not in {"http", "https"}:
+            if not _is_address(url):
                 raise GatewayError(f"{url!r} is no address of a gateway's REST face, such as http://127.0.0.1:8080")
+        if key is not None and not (key.isascii() and key.isprintable()):
+            raise GatewayError("the key must be a text of printable ASCII characters")
         self._urls = [url.rstrip("/") for url in urls]
         self._headers = {"X-API-Key": key} if key else {}
         try:
@@ -101,6 +103,14 @@ class Gateways:
         if not isinstance(answer, dict):
             raise GatewayError(f"{url}{path} answers what no gateway does")
         return answer
+
+
+def _is_address(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # brackets that do not match, a port that is none
+        return False
 
 
 def _detail(body: bytes) -> str:

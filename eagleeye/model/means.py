@@ -58,6 +58,18 @@ def find_model(repository: Path, name: str) -> PublishedModel:
     return published
 
 
+@contextlib.contextmanager
+def alone(repository: Path, name: str) -> Iterator[PublishedModel]:
+    """The model of that name, once every other command is through with its versions; until the end none begins.
+
+    Raises:
+        RepositoryError: there is none; the message names those that there are.
+    """
+    directory = find_model(repository, name).directory
+    with exclusive(directory, lambda: tell(f"waiting for another command that changes what {name} loads")):
+        yield find_model(repository, name)
+
+
 def read(path: Path | None) -> Rollout:
     """What the file says; one that is not there yet says nothing."""
     return read_rollout(path) if path is not None and path.exists() else Rollout()

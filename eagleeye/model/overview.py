@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _HEADER: Final = ("NAME", "VERSION", "SIZE", "PRECISION", "MAP", "SHA256", "LOADED", "SERVES")
 _TRITONS: Final = "TRITONS"
 _DIGEST_DIGITS: Final = 12
-_UNKNOWN: Final = "-"
+_NOTHING: Final = "-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +33,7 @@ class Version:
         files: their sizes in bytes, by name.
         facts: what the export noted; empty where nothing is known.
         is_loaded: whether the repository names it as one to load.
+        is_default: whether it answers who names none, since the rollout file says nothing: the newest that is loaded.
         percent: its share of the requests by the rollout file; None where that says nothing of the model.
         is_previous: whether a rollback would go back to it.
         shadow_percent: the share of images that it gets in the shadow; None for none.
@@ -43,6 +44,7 @@ class Version:
     files: Mapping[str, int]
     facts: Mapping[str, str]
     is_loaded: bool
+    is_default: bool
     percent: float | None
     is_previous: bool
     shadow_percent: float | None
@@ -74,6 +76,7 @@ def overview(published: PublishedModel, entry: ModelRollout, indexes: Mapping[st
                 files=_files(published.directory / str(version)),
                 facts=published.facts(version),
                 is_loaded=version in published.loaded,
+                is_default=not entry.weights and version in published.loaded[-1:],
                 percent=percents.get(version, 0.0) if entry.weights else None,
                 is_previous=version in (entry.previous or {}),
                 shadow_percent=entry.shadow.percent if entry.shadow and entry.shadow.version == version else None,
@@ -137,21 +140,30 @@ def _row(name: str, version: Version) -> tuple[str, ...]:
         name,
         str(version.version),
         f"{version.size_bytes / 2**20:.2f} MiB",
-        facts.get("precision", _UNKNOWN),
-        f"{float(facts['map50_95']):.4f}" if "map50_95" in facts else _UNKNOWN,
-        facts.get("model_sha256", _UNKNOWN)[:_DIGEST_DIGITS],
+        facts.get("precision", _NOTHING),
+        _rounded(facts.get("map50_95", "")),
+        facts.get("model_sha256", _NOTHING)[:_DIGEST_DIGITS],
         "yes" if version.is_loaded else "no",
         _serves(version),
     )
 
 
+def _rounded(number: str) -> str:
+    try:
+        return f"{float(number):.4f}"
+    except ValueError:  # nobody has measured it, or somebody wrote it by hand
+        return _NOTHING
+
+
 def _serves(version: Version) -> str:
     words = [] if version.percent is None else [f"{version.percent:g} %"]
+    if version.is_default:
+        words.append("by default")
     if version.is_previous:
         words.append("previous")
     if version.shadow_percent is not None:
         words.append(f"shadow {version.shadow_percent:g} %")
-    return ", ".join(words) or "by default"
+    return ", ".join(words) or _NOTHING
 
 
 def _tritons(version: Version) -> str:

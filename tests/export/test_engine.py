@@ -193,7 +193,7 @@ def test_only_the_last_two_plans_stay(repository, options):
     assert find_published(repository, "detector").config.default_model_filename in kept
 
 
-@pytest.mark.parametrize("damage", ["plan", "record", "missing"])
+@pytest.mark.parametrize("damage", ["plan", "record", "list", "missing"])
 def test_damaged_cache_is_built_anew(trt, repository, options, damage):
     """A cached plan that is not what its record says is never served."""
     ensure(repository, "detector", options, machine=L4)
@@ -201,6 +201,7 @@ def test_damaged_cache_is_built_anew(trt, repository, options, damage):
     {
         "plan": lambda: (entry / "model.plan").write_bytes(b"truncated"),
         "record": lambda: (entry / "plan.json").write_text("{"),
+        "list": lambda: (entry / "plan.json").write_text("[]"),
         "missing": (entry / "model.plan").unlink,
     }[damage]()
     shutil.rmtree(repository)

@@ -1,6 +1,7 @@
 """Old plans leave the cache, those that are in use stay, and nobody is served half a plan."""
 
 import dataclasses
+import json
 import os
 import shutil
 import threading
@@ -106,6 +107,25 @@ def test_leftovers_go(build, options):
 
     assert not any(path.exists() for path in dead)
     assert all(path.exists() for path in alive)
+
+
+@pytest.mark.parametrize("damage", ["[]", "{", '{"model": []}', None], ids=["list", "cut off", "no name", "folder"])
+def test_a_damaged_plan_does_not_keep_others_from_going(build, options, damage):
+    """It counts as none, and is a leftover once it is old."""
+    for level in range(3):
+        build(level, used=100 + level)
+    damaged = min(plans(options), key=lambda record: record.stat().st_mtime)
+    if damage is None:
+        damaged.unlink()
+        damaged.mkdir()
+    else:
+        record = json.loads(damaged.read_text())
+        damaged.write_text(json.dumps(record | {"model": []}) if "model" in damage else damage)
+
+    (removed,) = prune(options.engines, 1)
+
+    assert removed.used == 101
+    assert damaged.parent.is_dir()
 
 
 def left_by_a_builder(engines, letter):

@@ -261,14 +261,18 @@ def test_another_model_under_the_name_is_refused(repository, changes, differing)
     assert tree(repository) == before
 
 
-@pytest.mark.parametrize("config", [None, "this is no config {"], ids=["no config", "broken config"])
-def test_foreign_directory_is_refused(repository, config):
-    """A directory that no export wrote is neither overwritten nor taken for a model."""
+@pytest.mark.parametrize(
+    "config, reason",
+    [(None, "No such file or directory"), ("this is no config {", "1:1 : .* no field named .*")],
+    ids=["no config", "broken config"],
+)
+def test_foreign_directory_is_refused(repository, config, reason):
+    """A directory that no export wrote is neither overwritten nor taken for a model; it is told what is wrong."""
     (repository / "detector").mkdir(parents=True)
     if config:
         (repository / "detector" / "config.pbtxt").write_text(config)
 
-    with pytest.raises(RepositoryError, match="is in the way: it has no readable config"):
+    with pytest.raises(RepositoryError, match=rf"detector has no readable config.pbtxt \({reason}\)"):
         publish(repository, config_for(b"graph"), b"graph")
 
 

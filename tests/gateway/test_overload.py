@@ -18,6 +18,7 @@ from gateway.oip import read_query
 from gateway.parameters import read
 from gateway.priority import Priority
 from gateway.rest.connections import limited
+from gateway.rpc_messages import address_of
 from gateway.rpc_server import serving_rpc
 from gateway.settings import ServingSettings
 from tests.gateway.conftest import MAX_BODY_BYTES, MAX_HELD_BYTES, MAX_INFLIGHT
@@ -109,9 +110,18 @@ async def test_a_body_that_may_never_come_is_too_large_and_not_too_early(rest, c
     assert (await response.json())["code"] == "image_too_large"
 
 
+@pytest.mark.parametrize(
+    "peer, address",
+    [("ipv4:10.0.0.7:4711", "10.0.0.7"), ("ipv6:%5B::1%5D:4711", "::1"), ("ipv6:[fd00::7]:4711", "fd00::7")],
+)
+def test_an_address_is_the_same_caller_on_both_faces(peer, address):
+    """Without keys its share is one, whichever face it comes to."""
+    assert address_of(peer) == address
+
+
 async def test_over_grpc_memory_counts_as_well(rpc, core, png):
     """A call finds room as the other face's requests do."""
-    with core.memory.hold("address ipv4:127.0.0.1") as hold:
+    with core.memory.hold("address 127.0.0.1") as hold:
         hold(MAX_HELD_BYTES // 2)
         assert (await refusal(rpc.ModelInfer(infer_request(png))))[:2] == ("RESOURCE_EXHAUSTED", "overloaded")
     await rpc.ModelInfer(infer_request(png))

@@ -370,10 +370,12 @@ async def test_data_come_once(rest, png):
     ids=["empty", "text", "damaged"],
 )
 async def test_one_bad_image_of_several_is_named(rest, png, image, status, code):
-    """The request fails with that image's error, and says which it is."""
+    """The request fails with that image's error, and says which it is; a single one needs no number."""
     found = await refusal(await rest.post(INFER, **binary_request(png, image, png)))
     assert found[:2] == (status, code)
     assert found[2].startswith("image 1: ")
+    alone = await refusal(await rest.post(INFER, **binary_request(image)))
+    assert alone == (*found[:2], found[2].removeprefix("image 1: "))
 
 
 async def test_a_bad_image_stops_the_others(rest, predictor, png):

@@ -232,10 +232,12 @@ async def test_a_bad_request_is_explained(rpc, png, changes, says):
     ids=["empty", "text", "damaged", "too large"],
 )
 async def test_one_bad_image_of_several_is_named(rpc, png, image, code):
-    """The call fails with that image's error, and says which it is."""
+    """The call fails with that image's error, and says which it is; a single one needs no number."""
     status, found, detail = await refusal(rpc.ModelInfer(infer_request(png, image, png)))
     assert (status, found) == ("INVALID_ARGUMENT", code)
     assert detail.startswith("image 1: ")
+    alone = await refusal(rpc.ModelInfer(infer_request(image)))
+    assert alone == (status, found, detail.removeprefix("image 1: "))
 
 
 async def test_a_bad_image_stops_the_others(rpc, predictor, png):

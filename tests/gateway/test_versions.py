@@ -225,6 +225,26 @@ async def test_a_file_that_became_wrong_changes_nothing(metrics, path):
     assert versions.rollout == weighing({4: 100})
 
 
+async def test_a_file_that_may_be_read_at_last_is_read(metrics, path, monkeypatch):
+    """Its rights were mended, and nothing was written: size, time and place of its content are those of before."""
+    write(path, {"models": {}})
+    versions = Versions(metrics, path)
+    write(path, {"models": {"toy": {"weights": {"4": 100}}}})
+    with monkeypatch.context() as patch:
+        patch.setattr("gateway.versions.read_rollout", refuse)  # a test that runs as root may read everything
+        await versions.reload()
+    assert versions.rollout == Rollout()
+    async with asyncio.timeout(SOON):
+        while versions.rollout == Rollout():
+            path.chmod(0o644)  # the clock of the file system may tick some milliseconds later
+            await versions.reload()
+    assert versions.rollout == weighing({4: 100})
+
+
+def refuse(path):
+    raise RolloutFileError(f"the rollout file {path} can't be read: Permission denied")
+
+
 def test_a_wrong_file_does_not_start(metrics, path):
     """One clear line; `tests/gateway/test_server.py` sees it end the process."""
     write(path, {"models": {"toy": {"weights": {"3": 0}}}})

@@ -480,7 +480,7 @@ BROKEN_CLUSTERS = {
         [("nodes", "warning")],
         "full reports DiskPressure",
     ),
-    "nodes that may not be seen": ({"nodes": None}, [("nodes", "missing"), ("gpus", "missing")], "may not be seen"),
+    "no nodes": ({"nodes": []}, [("nodes", "missing"), ("gpus", "missing")], "none is there"),
     "a namespace of another profile": (
         {"namespace eagleeye": LABELLED},
         [("namespace", "warning")],
@@ -579,12 +579,66 @@ def test_a_cluster_that_does_not_answer_is_told_in_a_line(capsys):
 
 
 @pytest.mark.parametrize(
-    "said", ["", "null", "[]", "1", "{", "{}", '"serverVersion"', '{"serverVersion": null}', "\ufffd"]
+    "said", ["", "null", "[]", "1", "{", "{}", '{"serverVersion": null}', '{"serverVersion": "1"}', "\ufffd"]
 )
 def test_a_kubectl_that_says_something_else_is_told_in_a_line(capsys, said):
     """Such as a wrapper that greets first."""
     assert preflight.main(["cluster"], cluster=preflight.Cluster(lambda *_: said)) == 2
     assert capsys.readouterr().err.startswith("preflight: kubectl reaches no API server")
+
+
+@pytest.mark.parametrize("items", [{}, [None], [{}], [{"metadata": None}], [{"metadata": {"name": 5}}]])
+def test_items_that_no_api_server_gives_are_told_in_a_line(capsys, items):
+    """What is asked for is named."""
+    answers = {"version": {"serverVersion": {"gitVersion": "v1.35.0"}}, "get": {"items": items or 1}}
+
+    assert preflight.main(["cluster"], cluster=preflight.Cluster(lambda *words: json.dumps(answers[words[1]]))) == 2
+    assert capsys.readouterr().err == "preflight: `kubectl get nodes` answers what no API server does\n"
+
+
+VERSION = 'test "$1" = version && exec echo \'{"serverVersion": {"gitVersion": "v1.35.0"}}\''
+FORBIDDEN = 'Error from server (Forbidden): nodes is forbidden: User "ann" cannot list resource "nodes"'
+
+
+@pytest.mark.parametrize(
+    "script, said",
+    [
+        (None, "kubectl reaches no API server (kubectl can't be run: No such file or directory): is it installed"),
+        ("echo greetings", "(`kubectl version --output=json` answers what no API server does: 'greetings\\n')"),
+        ("exit 3", "(`kubectl version --output=json` failed: it ended with status 3): "),
+        ("echo 1>&2 refused; exit 1", "(`kubectl version --output=json` failed: refused): "),
+        ("exec sleep 60", "(`kubectl version --output=json` has not answered within 0.2 s): "),
+        (f"{VERSION}; echo '{FORBIDDEN}' >&2; exit 1", f"`kubectl get nodes --output=json` failed: {FORBIDDEN}"),
+        (
+            f"{VERSION}; echo '{{\"items\": [tr'",
+            "`kubectl get nodes --output=json` answers what no API server does: '{",
+        ),
+    ],
+    ids=["missing", "greeting", "silent", "refused", "hanging", "forbidden", "cut off"],
+)
+def test_what_kubectl_can_not_show_is_not_taken_for_missing(tmp_path, monkeypatch, capsys, script, said):
+    """Nor for there: nothing is known of it, which one line says."""
+    if script:
+        (tmp_path / "kubectl").write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / "kubectl").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin" if script else str(tmp_path))
+    monkeypatch.setattr(preflight, "_SECONDS", 0.2 if "sleep" in (script or "") else 30)
+
+    assert preflight.main(["cluster"]) == 2
+    shown = capsys.readouterr()
+    assert (shown.out, shown.err.count("\n"), said in shown.err) == ("", 1, True), shown.err
+
+
+def test_what_the_server_does_not_have_is_missing(tmp_path, monkeypatch):
+    """By kubectl's own words for a name, and for a kind."""
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    for words in (
+        'Error from server (NotFound): x "y" not found',
+        'error: the server doesn\'t have a resource type "x"',
+    ):
+        (tmp_path / "kubectl").write_text(f"#!/bin/sh\necho {shlex.quote(words)} >&2; exit 1\n")
+        (tmp_path / "kubectl").chmod(0o755)
+        assert (preflight.Cluster().get("x", "y"), preflight.Cluster().items("x")) == (None, [])
 
 
 def test_findings_for_people_and_for_programs(capsys):

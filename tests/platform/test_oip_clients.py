@@ -174,7 +174,7 @@ async def test_an_error_reaches_the_blocking_client(blocking):
 
     error = await blocking(infer)
     assert error.status() == "415"
-    assert error.message().startswith("image 0: ")
+    assert error.message().startswith("the body is not an image")
     assert "JPEG, PNG, WebP and BMP" in error.message()
 
 

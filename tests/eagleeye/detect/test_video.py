@@ -65,6 +65,20 @@ def test_what_is_no_video_fails_once(source, content):
     assert str(picture.data) == "it is not a video that can be read"
 
 
+def test_what_is_missing_of_a_video_that_is_cut_off_is_told(source):
+    """After the frames that are there; AVI says how many there should be."""
+    film(source.path, 40)
+    assert all(frame.frame is not None for frame in read_frames(source, 1, ()))
+    content = source.path.read_bytes()
+    source.path.write_bytes(content[: len(content) // 2])
+
+    *frames, rest = read_frames(source, 1, ())
+
+    assert (frames[0].frame, frames[-1].frame) == (0, len(frames) - 1)
+    assert (rest.name, rest.frame) == ("clip.avi", None)
+    assert str(rest.data) == f"it is cut off: its last {4 - len(frames) / 10:.1f} s are missing"
+
+
 @pytest.mark.parametrize("every, count", [(1, 12), (5, 3), (12, 1), (13, 1)])
 def test_frames_are_counted(source, every, count):
     """As many as will be read."""

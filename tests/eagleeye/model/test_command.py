@@ -13,10 +13,11 @@ import threading
 import pytest
 from click.testing import CliRunner
 
+from eagleeye.files import exclusive
 from eagleeye.model import command
 from eagleeye.model.command import model
 from eagleeye.model.gateways import Gateways
-from export.repository import CONFIG_FILE, find_published, publish, replace_config
+from export.repository import CONFIG_FILE, FACTS_FILE, as_text, find_published, loading, publish, replace_config
 from gateway.rollout import ModelRollout, Rollout, Shadow, read_rollout, write_rollout
 from tests.eagleeye.model.fake_fleet import Triton, serving
 from tests.export.test_repository import description, model_config
@@ -130,10 +131,10 @@ def test_list_has_what_every_triton_serves(run, tritons, live, unused_tcp_port):
     done = run("list", "--triton-url", f"{live},127.0.0.1:{unused_tcp_port}")
 
     lines = done.stdout.splitlines()
-    assert [line.partition("default")[2].strip() for line in lines[1:4]] == [
-        "3 of 3 ready",
-        "1 of 3 ready",
-        "0 of 3 ready",
+    assert [line.partition(" no ")[2] or line.partition(" yes ")[2] for line in lines[1:4]] == [
+        "    by default  3 of 3 ready",
+        "     -           1 of 3 ready",
+        "     -           0 of 3 ready",
     ]
     assert lines[4].startswith(f"127.0.0.1:{unused_tcp_port} is unavailable")
 
@@ -278,9 +279,46 @@ def test_a_model_without_a_readable_config_does_not_hide_the_others(run, reposit
 
     done, as_json = run("list"), json.loads(run("list", "--json").stdout)
 
-    assert f"{repository}/broken is in the way: it has no readable config.pbtxt" in done.output.splitlines()[-1]
+    assert f"{repository}/broken has no readable config.pbtxt (1:1 : " in done.output.splitlines()[-1]
     assert [each["name"] for each in as_json["models"]] == [NAME]
     assert list(as_json["unreadable"]) == ["broken"]
+
+
+@pytest.mark.parametrize("facts", ["[1]", "garbage", '{"map50_95": null}', '{"map50_95": "high"}'])
+def test_damaged_facts_keep_nothing_from_being_shown(run, repository, facts):
+    """A version of which nothing is known has none; a number that is none is not shown as one."""
+    (repository / NAME / "1" / FACTS_FILE).write_text(facts)
+
+    done = run("list")
+
+    assert (done.exit_code, run("show", NAME).exit_code) == (0, 0)
+    assert done.stdout.splitlines()[1].split()[4:] == ["-", "-", "-", "yes", "by", "default"]
+
+
+def test_a_model_without_a_version_is_told_as_that(run, repository):
+    """And not by a number that nobody has named."""
+    (repository / "empty").mkdir()
+    (repository / "empty" / CONFIG_FILE).touch()
+
+    done = run("load", "empty")
+
+    assert (done.exit_code, f"{repository}/empty has no version at all" in done.output) == (1, True)
+
+
+def test_commands_at_a_time_change_a_model_one_after_the_other(repository, tritons, live):
+    """Each begins with what the one before has left; neither takes the other's work for a Triton that goes astray."""
+    options = ["--repository", str(repository), "--triton-url", live]
+    with exclusive(repository / NAME):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "eagleeye", "model", "load", NAME, "3", *options], stderr=subprocess.PIPE, text=True
+        )
+        assert "waiting for another command that changes what ns loads" in process.stderr.readline()
+        published = find_published(repository, NAME)
+        (repository / NAME / CONFIG_FILE).write_bytes(as_text(loading(published.config, [1, 2])))
+    process.communicate(timeout=60)
+
+    assert process.returncode == 0
+    assert [triton.ready for triton in tritons] == [{1, 2, 3}] * 3
 
 
 @pytest.mark.parametrize("seconds", ["nan", "inf", "1e30", "0"])

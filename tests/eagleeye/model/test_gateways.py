@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 import socket
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -91,15 +92,27 @@ def test_a_server_that_does_not_speak_http_is_told():
         thread.join()
 
 
+@pytest.mark.parametrize("url", ["a:1", "grpc://a:1", "http://", "http://[::1", "http://a:b", "http://a:99999"])
+def test_what_is_no_address_is_refused(url):
+    """As it was given, and with an example."""
+    with pytest.raises(GatewayError, match=f"{re.escape(repr(url))} is no address of a gateway's REST face, such as"):
+        Gateways([url])
+
+
+@pytest.mark.parametrize("key", ["ключ", "a\nb"])
+def test_a_key_that_no_header_holds_is_refused(key):
+    """In words of ours, and without the key."""
+    with pytest.raises(GatewayError, match=r"^the key must be a text of printable ASCII characters$"):
+        Gateways(["http://a"], key)
+
+
 def test_an_address_with_a_blank_is_told():
     """In one line, as it was given."""
     with pytest.raises(GatewayError, match="cannot ask http://a b/v1/shadow: "):
         Gateways(["http://a b"]).get("/v1/shadow")
 
 
-def test_other_faces_are_refused(tmp_path):
-    """Only REST has what is asked for; a file that holds no certificates is named."""
-    with pytest.raises(GatewayError, match="'grpc://a:1' is no address of a gateway's REST face"):
-        Gateways(["grpc://a:1"])
+def test_authorities_that_are_none_are_named(tmp_path):
+    """By their file."""
     with pytest.raises(GatewayError, match="cannot read the authorities in"):
         Gateways([], ca_certificate=tmp_path / "nothing.pem")
