@@ -170,7 +170,8 @@ class Detector:
         self._admission = admission
         self._metrics = metrics
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="pixels")
-        self._free_threads = asyncio.Semaphore(threads)
+        # one image waits at the threads themselves: whichever is free takes it without waiting for the event loop
+        self._free_threads = asyncio.Semaphore(threads + 1)
         self._answers = Turnstile(_ANSWERS_AT_A_TIME)
         # apart from pixels, so that what is nearly done does not queue behind what has not begun
         self._postprocessing = ThreadPoolExecutor(1, thread_name_prefix="postprocessing")
@@ -242,12 +243,12 @@ class Detector:
             async with asyncio.timeout(deadline.remaining_seconds()):
                 with self._metrics.queued.labels(model.name).track_inprogress():
                     await self._free_threads.acquire()
+                job = self._threads.submit(copy_context().run, work)
+                # A caller that leaves does not stop a thread, so its place is free only when its work has ended.
+                job.add_done_callback(partial(self._release, asyncio.get_running_loop()))
+                return await asyncio.wrap_future(job)
         except TimeoutError:
             raise deadline.exceeded() from None
-        job = self._threads.submit(copy_context().run, work)
-        # A caller that leaves does not stop the thread, so the thread's place is free only when its work has ended.
-        job.add_done_callback(partial(self._release, asyncio.get_running_loop()))
-        return await asyncio.wrap_future(job)
 
     async def _in_postprocessing_thread(self, work: Callable[[], T]) -> T:
         return await asyncio.wrap_future(self._postprocessing.submit(copy_context().run, work))

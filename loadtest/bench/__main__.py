@@ -43,6 +43,7 @@ WORKLOADS: Final = ("W1", "W2")
 QUICK_RESULTS: Final = Path(".eagleeye/bench.json")
 MODEL: Final = "damoyolo_ns_deeppcb"
 _BASELINE_CELL: Final = Cell("1080p", 32)
+_SHARED_MIB: Final = 64  # for 32 at a time, and as many again
 _SCALED: Final = bool(next(field.default for field in dataclasses.fields(Settings) if field.name == "scaled_decoding"))
 _FILE: Final = click.Path(dir_okay=False, path_type=Path)
 _FOLDER: Final = click.Path(file_okay=False, path_type=Path)
@@ -115,6 +116,12 @@ class GatewayOption(click.ParamType[tuple[str, object]]):
     help="How gateway and limit decode large JPEGs.",
 )
 @click.option(
+    "--shared-memory/--messages",
+    "is_shared",
+    default=True,
+    help="How the gateway hands tensors to Triton.",
+)
+@click.option(
     "--gateway",
     "gateway_options",
     multiple=True,
@@ -134,6 +141,7 @@ def main(
     rounds: int | None,
     seconds: float | None,
     is_scaled: bool,
+    is_shared: bool,
     gateway_options: tuple[tuple[str, object], ...],
     models: Path,
     file: Path | None,
@@ -153,7 +161,9 @@ def main(
         seconds=seconds or (1.5 if quick else 3.0),
         quick=quick,
         is_scaled=is_scaled,
-        gateway_options=dict(gateway_options) | ({"scaled_decoding": True} if is_scaled else {}),
+        gateway_options=({"triton_shared_memory": _SHARED_MIB} if is_shared else {})
+        | ({"scaled_decoding": True} if is_scaled else {})
+        | dict(gateway_options),
         models=models,
     )
     _check(plan)
