@@ -13,7 +13,7 @@ help:  ## show this list
 up: .venv/.done .venv-triton/.done  ## export the shipped model, start Triton and the gateway (Ctrl-C stops both)
 	@$(BIN)/eagleeye up
 
-test: lint .venv-triton/.done .venv-kserve/.done  ## lint, types, and every test against a real Triton
+test: lint .venv-triton/.done .venv-kserve/.done .venv-ensemble/.done .venv-bentoml/.done  ## lint, types, and every test against a real Triton
 	$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 lint: .venv/.dev  ## ruff's rules and format, mypy's strict types
@@ -74,11 +74,11 @@ clean:  ## remove environments, caches, exported models and logs
 	.venv-kserve/bin/pip install --disable-pip-version-check -c constraints.txt kserve
 	@touch $@
 
-# What two of the servers beside ours need, for `make bench` alone; it goes without one that can't be installed.
+# What two of the servers beside ours need, for `make bench` and a test; both go without one that can't be installed.
 .venv-ensemble/.done: loadtest/baselines/triton_ensemble/packages.txt .venv/.done
 .venv-bentoml/.done: loadtest/baselines/bentoml.txt .venv/.done
 .venv-ensemble/.done .venv-bentoml/.done:
 	@rm -f $@
 	$(PYTHON) -m venv $(@D)
 	@$(@D)/bin/pip install --disable-pip-version-check --no-deps --only-binary :all: -r $< && touch $@ \
-		|| echo "$(@D) could not be made; make bench leaves out the server that needs it" >&2
+		|| echo "$(@D) could not be made; the server that needs it is left out" >&2

@@ -17,7 +17,7 @@ from loadtest.bench.path import PATH, Cell
 from loadtest.closed_loop import ask, post
 from loadtest.serving import serving
 from loadtest.tune.command import Bench
-from tests.conftest import REPOSITORY
+from tests.conftest import REPOSITORY, missing
 from triton_runtime.standin import MODEL, Standin, encode_png, numbered_picture
 from triton_runtime.stub.candidates import DIGITS
 
@@ -72,7 +72,7 @@ async def test_the_servers_beside_find_the_same(tmp_path, ours, name):
     """The gateway's boxes: in a JPEG where they decode as we do, else in a picture that needs no resize."""
     beside = BASELINES[name]
     if beside.environment and beside.lacking:
-        pytest.skip(beside.lacking)  # takes long to install, and only `make bench` needs it
+        missing(f"what {name} needs")
     data = JPEG if beside.decodes_as_we_do else PNG
 
     async with beside.serving(tmp_path, STANDIN, is_scaled=True) as side:
