@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import os
+import shutil
 import signal
 import time
 from collections import deque
@@ -22,8 +22,6 @@ _STEADY_SECONDS: Final = 30.0  # one that lived this long starts again with the 
 _LOOK_INTERVAL_SECONDS: Final = 1.0
 _TAIL_LINES: Final = 20
 _SHARED_MEMORY: Final = Path("/dev/shm")  # noqa: S108 (it is where POSIX shared memory lives)
-_PR_SET_PDEATHSIG: Final = 1
-_libc: Final = ctypes.CDLL(None)
 
 
 @dataclass(kw_only=True)
@@ -104,14 +102,13 @@ class Child:
             output = stack.enter_context(self.log.open("ab")) if self.log else None
             # A session of its own: Ctrl-C reaches the parent only, which then stops its children in order.
             process = await asyncio.create_subprocess_exec(
-                *self.command,
+                *dying_with_parent(self.command),
                 env=self.environment,
                 cwd=self.directory,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
                 start_new_session=True,
-                preexec_fn=die_with_parent,
             )
             self.pid = process.pid
             try:
@@ -167,9 +164,17 @@ async def running(children: Sequence[Child]) -> AsyncIterator[None]:
         await asyncio.gather(*(child.stop() for child in children))
 
 
-def die_with_parent() -> None:
-    """Ask the kernel to stop this process when its parent is gone, even if that one was killed."""
-    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+def dying_with_parent(command: Sequence[str | os.PathLike[str]]) -> list[str]:
+    """The command of a process that the kernel stops when its parent is gone, even if that one was killed.
+
+    It becomes the command itself, by util-linux' `setpriv`; where that is missing, such a process stays. Asking the
+    kernel from Python, between fork and exec, takes a full fork, which aborts now and then beside gRPC's threads.
+    """
+    own = [os.fspath(part) for part in command]
+    setpriv = shutil.which("setpriv")
+    if setpriv is None or shutil.which(own[0]) is None:
+        return own
+    return [setpriv, "--pdeathsig", "TERM", "--", *own]
 
 
 def _describe_exit(status: int) -> str:

@@ -21,7 +21,7 @@ import pytest
 
 from loadtest.chaos.processes import free_ports
 from tests.conftest import REPOSITORY
-from triton_runtime.process import die_with_parent
+from triton_runtime.process import dying_with_parent
 
 MODEL = "damoyolo_ns_deeppcb"
 READY_SECONDS = 180
@@ -57,12 +57,11 @@ class Platform:
         }
         with (folder / f"up-{ports['http']}.log").open("wb") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "eagleeye", "up"],
+                dying_with_parent([sys.executable, "-m", "eagleeye", "up"]),  # Ctrl-C ends xdist's processes at once
                 env={**os.environ, **settings, **environment},
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                preexec_fn=die_with_parent,  # noqa: PLW1509 (it calls prctl and no more; Ctrl-C ends xdist's processes at once)
             )
         return cls(folder, ports, process)
 
