@@ -127,18 +127,10 @@ class Machine:
     def run(self, *command: str) -> str | None:
         """What a command prints; None if it is not there, fails, or takes too long."""
         try:
-            done = subprocess.run(  # noqa: S603 (commands of this file)
-                command,
-                capture_output=True,
-                encoding="utf-8",
-                errors="replace",
-                check=True,
-                timeout=_SECONDS,
-                stdin=subprocess.DEVNULL,
-            )
+            done = _completed(command)
         except (OSError, subprocess.SubprocessError):
             return None
-        return done.stdout
+        return None if done.returncode else done.stdout
 
     def is_free(self, port: int) -> bool:
         """Whether nobody listens on a TCP port."""
@@ -454,6 +446,23 @@ def _dotted(version: Sequence[int]) -> str:
 Json = Mapping[str, Any]
 
 
+def _completed(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end.
+
+    Raises:
+        OSError, subprocess.SubprocessError: it is not there, or takes too long.
+    """
+    return subprocess.run(  # noqa: S603 (commands of this file)
+        command,
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+        check=False,
+        timeout=_SECONDS,
+        stdin=subprocess.DEVNULL,
+    )
+
+
 def ask_kubectl(*command: str) -> str | None:
     """What kubectl prints; None if the server has no such thing.
 
@@ -462,15 +471,7 @@ def ask_kubectl(*command: str) -> str | None:
     """
     what = " ".join(command)
     try:
-        done = subprocess.run(  # noqa: S603 (commands of this file)
-            command,
-            capture_output=True,
-            encoding="utf-8",
-            errors="replace",
-            check=False,
-            timeout=_SECONDS,
-            stdin=subprocess.DEVNULL,
-        )
+        done = _completed(command)
     except subprocess.TimeoutExpired as error:
         raise CannotLook(f"`{what}` has not answered within {_SECONDS} s") from error
     except OSError as error:
