@@ -168,7 +168,7 @@ def dying_with_parent(command: Sequence[str | os.PathLike[str]]) -> list[str]:
     """The command of a process that the kernel stops when its parent is gone, even if that one was killed.
 
     It becomes the command itself, by util-linux' `setpriv`; where that is missing, such a process stays. Asking the
-    kernel from Python, between fork and exec, takes a full fork, which aborts now and then beside gRPC's threads.
+    kernel from Python, between fork and exec, takes a full fork; beside gRPC's threads, children were seen to abort.
     """
     own = [os.fspath(part) for part in command]
     setpriv = shutil.which("setpriv")
