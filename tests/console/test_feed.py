@@ -118,11 +118,14 @@ async def test_twenty_viewers_see_the_same(http, url, tritons, png):
         viewers = [await stack.enter_async_context(http.get(f"{url}v1/live")) for _ in range(20)]
         async with http.post(f"{url}v1/detect", data=png) as response:
             assert response.status == 200
-        seen = await asyncio.gather(*(events(viewer, 6) for viewer in viewers))
-        asked = tritons.asked
-    times = [{each["sample"]["time"] for each in found if "sample" in each} for found in seen]
-    assert len(set.intersection(*times)) >= 3
-    assert len(set.union(*times)) <= asked
+        times = [set() for _ in viewers]
+        async with asyncio.timeout(20):
+            while len(set.intersection(*times)) < 3:  # who is slow to read misses some
+                for seen, found in zip(
+                    times, await asyncio.gather(*(events(each, 1) for each in viewers)), strict=True
+                ):
+                    seen.update(each["sample"]["time"] for each in found if "sample" in each)
+        assert len(set.union(*times)) <= tritons.asked
 
 
 async def test_a_newcomer_gets_the_minutes_before(http, url):
