@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from typing import Final
 
 import click
 
@@ -12,12 +13,23 @@ from eagleeye.options import SettingsCommand, options, refuse_unknown_environmen
 from gateway.keys import KeysFileError
 from gateway.process import prepared
 from gateway.rollout import RolloutFileError
+from gateway.rpc_server import RpcEnded
 from gateway.server import serve
 from gateway.settings import Settings, refuse_open_doors
 from gateway.tls import TlsError
 from gateway.tracing import TracingUnavailable
 from gateway.triton.shared_memory import SharedMemoryError
 from gateway.workers.supervisor import WorkersFailed, supervise
+
+_EXPECTED: Final = (
+    KeysFileError,
+    RolloutFileError,
+    RpcEnded,
+    SharedMemoryError,
+    TlsError,
+    TracingUnavailable,
+    WorkersFailed,
+)
 
 
 @click.command(cls=SettingsCommand, context_settings={"max_content_width": 120})
@@ -34,7 +46,7 @@ def gateway(**values: object) -> None:
     try:
         with prepared(settings):
             asyncio.run(_serve_until_signal(settings))
-    except (KeysFileError, RolloutFileError, SharedMemoryError, TlsError, TracingUnavailable, WorkersFailed) as error:
+    except _EXPECTED as error:
         raise click.ClickException(str(error)) from error
     except OSError as error:
         raise click.ClickException(f"can't listen: {error}") from error

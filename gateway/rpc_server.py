@@ -26,9 +26,14 @@ if TYPE_CHECKING:
     Refuse = Callable[[Any, str, GatewayError], Awaitable[None]]
 
 _HEADROOM_BYTES: Final = 1_000_000  # for what a message holds beside images
+_LOOK_INTERVAL_SECONDS: Final = 1.0
 _MALFORMED: Final = "the message is no protobuf message of the type that the call takes"
 
 _log = structlog.get_logger()
+
+
+class RpcEnded(Exception):
+    """The gRPC server has stopped to serve although nobody told it to; the log says why."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,19 +102,23 @@ async def serving_rpc(
     max_open_calls: int | None = None,
     tls: Tls | None = None,
     reuse_port: bool = False,
+    on_end: Callable[[], None] = lambda: None,
 ) -> AsyncIterator[int]:
     """The gRPC face at `host`:`port`, 0 for a free one; yields the port.
 
     A message may be as large as the largest image, so several images of one call may be that large together. gRPC
     itself refuses a larger one with RESOURCE_EXHAUSTED before it is held in memory, and so it does with a call when
-    `max_open_calls` are open already, streams among them. With `reuse_port`, other processes may listen there as well.
+    `max_open_calls` are open already, streams among them; where keys are asked for, calls that need none get half of
+    them. With `reuse_port`, other processes may listen there as well.
+    `on_end` is called if the server ends by itself, as it does at an error of gRPC's own between two calls.
 
     Raises:
         OSError: the port can't be had.
     """
     await _check_address(host, port, reuse_port=reuse_port)
     health = rpc_health.Health(SERVICE, lambda: face.core.lifecycle.is_ready)
-    guards = [rpc_access.KeyRequired(face.core.access, face.refuse)] if face.core.access else []
+    keyless = None if max_open_calls is None else (max_open_calls + 1) // 2
+    guards = [rpc_access.KeyRequired(face.core.access, face.refuse, keyless)] if face.core.access else []
     server = grpc.aio.server(
         interceptors=[*guards, _BuiltCallsOnly(), _MalformedRefused(face.refuse)],
         options=[
@@ -130,12 +139,29 @@ async def serving_rpc(
         raise OSError(f"gRPC can't use {host}:{port}") from error
     await server.start()
     _log.info("listening", face="grpc", address=f"{host}:{port}")
+    watching = asyncio.create_task(_watch(server, on_end), name="watch the gRPC server")
     try:
         yield port
     finally:
+        watching.cancel()
         health.stop()
         face.core.lifecycle.drain()  # streams end when they see that, and would be waited for otherwise
         await server.stop(grace_seconds)
+
+
+async def _watch(server: Any, on_end: Callable[[], None]) -> None:
+    """Wait until a server has ended by itself; `wait_for_termination` is False then, or raises what has ended it.
+
+    With a timeout it does so also while calls are open, for which a wait without one would go on.
+    """
+    reason: Exception | None = None
+    try:
+        while await server.wait_for_termination(_LOOK_INTERVAL_SECONDS):
+            pass
+    except Exception as error:  # noqa: BLE001 (whatever it was, nobody is served any more)
+        reason = error
+    _log.error("the gRPC server has ended by itself; so this process stops", exc_info=reason)
+    on_end()
 
 
 class _BuiltCallsOnly(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc has no types

@@ -26,7 +26,7 @@ from gateway.rest.connections import limited
 from gateway.rest.face import RestFace
 from gateway.rollout import read_rollout
 from gateway.rpc import RpcFace
-from gateway.rpc_server import Connections, serving_rpc
+from gateway.rpc_server import Connections, RpcEnded, serving_rpc
 from gateway.shadow import Shadowing
 from gateway.tls import Tls
 from gateway.triton.discovery import discovery
@@ -54,16 +54,18 @@ _log = structlog.get_logger()
 async def serve(settings: Settings, stop: asyncio.Event, worker: Worker | None = None) -> None:
     """Serve until `stop` is set; then stop being ready, drain, stop accepting, and let requests finish.
 
-    A `worker` has its part of the limits, and its supervisor serves the admin port.
+    A `worker` has its part of the limits, and its supervisor serves the admin port. If the gRPC server ends by itself,
+    this ends as well, in the same way: a process that starts anew serves both faces.
 
     Raises:
         OSError: a port can't be had.
+        RpcEnded: the gRPC server has ended by itself.
         KeysFileError: the file of keys is not as it must be.
         RolloutFileError: the rollout file is not as it must be.
         SharedMemoryError: the memory for Tritons on this machine can't be had.
         TlsError: a certificate or its key is not as it must be.
     """
-    metrics = Metrics()
+    metrics, rpc_ended = Metrics(), asyncio.Event()
     async with AsyncExitStack() as stack:
         tls = await stack.enter_async_context(Tls(settings.tls_files)) if settings.tls_files else None
         access = await stack.enter_async_context(_access(settings.keys_file, worker)) if settings.keys_file else None
@@ -83,15 +85,26 @@ async def serve(settings: Settings, stop: asyncio.Event, worker: Worker | None =
             await stack.enter_async_context(
                 serving_rest(admin, "admin", settings.admin_host, settings.admin_port, settings.grace_seconds)
             )
-        await stack.enter_async_context(_serving_both(settings, core, rest, tls))
+        await stack.enter_async_context(_serving_both(settings, core, rest, tls, rpc_ended.set))
         if worker:
             worker.opened()
-        await stop.wait()
+        await _any_of(stop, rpc_ended)
         _log.info("draining", drain_seconds=settings.drain_seconds)
         core.lifecycle.drain()
         await asyncio.sleep(settings.drain_seconds)
         _log.info("stopping", grace_seconds=settings.grace_seconds)
         core.hold.stop()
+    if rpc_ended.is_set():
+        raise RpcEnded("the gRPC server has ended by itself; the log says why")
+
+
+async def _any_of(*events: asyncio.Event) -> None:
+    waiting = [asyncio.create_task(event.wait()) for event in events]
+    try:
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for each in waiting:
+            each.cancel()
 
 
 def check_files(settings: Settings) -> None:
@@ -178,7 +191,9 @@ def _rest_face(settings: Settings, core: Core, triton: Fleet) -> RestFace:
 
 
 @asynccontextmanager
-async def _serving_both(settings: Settings, core: Core, rest: RestFace, tls: Tls | None) -> AsyncIterator[None]:
+async def _serving_both(
+    settings: Settings, core: Core, rest: RestFace, tls: Tls | None, on_rpc_end: Callable[[], None]
+) -> AsyncIterator[None]:
     """Both faces. They stop accepting at once and share the time of grace; what they stand on closes after them."""
     max_connections, reuse_port = settings.share(settings.max_connections), settings.workers > 1
     grpc_face = serving_rpc(
@@ -190,6 +205,7 @@ async def _serving_both(settings: Settings, core: Core, rest: RestFace, tls: Tls
         max_open_calls=max_connections,
         tls=tls,
         reuse_port=reuse_port,
+        on_end=on_rpc_end,
     )
     on_refusal = core.metrics.shed.labels("", "connections").inc
     rest_face = serving_rest(

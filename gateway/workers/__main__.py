@@ -13,6 +13,7 @@ import structlog
 from gateway.keys import KeysFileError
 from gateway.process import prepared
 from gateway.rollout import RolloutFileError
+from gateway.rpc_server import RpcEnded
 from gateway.server import serve
 from gateway.tls import TlsError
 from gateway.triton.shared_memory import SharedMemoryError
@@ -37,7 +38,7 @@ async def _work(supervisor: socket.socket) -> int:
     try:
         with prepared(assignment.settings, assignment.number):
             await serve(assignment.settings, stop, Worker(assignment, reader, writer, stop))
-    except (KeysFileError, OSError, RolloutFileError, SharedMemoryError, TlsError) as error:
+    except (KeysFileError, OSError, RolloutFileError, RpcEnded, SharedMemoryError, TlsError) as error:
         _log.error("a worker can't serve", reason=str(error))
         return 1
     return 0

@@ -87,16 +87,21 @@ class Families:
 
 
 def tritons(descriptions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """How the workers see each Triton: calls, ejections and the retry budget in sum, the rest as the worst has it."""
+    """How the workers see each Triton: calls, ejections and the retry budget in sum, the rest as the worst has it.
+
+    Shared memory is summed, too, as each worker has a file of its own.
+    """
     seen: dict[str, list[dict[str, Any]]] = {}
     for description in descriptions:
         for endpoint in description["endpoints"]:
             seen.setdefault(endpoint["endpoint"], []).append(endpoint)
     errors = [each["discovery_error"] for each in descriptions if each["discovery_error"]]
+    memories = [each["shared_memory"] for each in descriptions if each["shared_memory"]]
     return {
         "endpoints": [_endpoint(views) for _, views in sorted(seen.items())],
         "discovery_error": errors[0] if errors else None,
         "retry_budget": round(sum(each["retry_budget"] for each in descriptions), 1),
+        "shared_memory": _sum(memories, memories[0]) if memories else None,
     }
 
 
@@ -134,4 +139,8 @@ def _metric(family: Family, series: Mapping[Series, float], endpoints: set[str])
 
 def _endpoint(views: list[dict[str, Any]]) -> dict[str, Any]:
     worst = min(views, key=lambda view: _WORST_FIRST.index(view["state"]))
-    return {**worst, **{name: sum(view[name] for view in views) for name in ("outstanding", "ejections")}}
+    return {**worst, **_sum(views, ("outstanding", "ejections"))}
+
+
+def _sum(counts: Iterable[Mapping[str, Any]], names: Iterable[str]) -> dict[str, int]:
+    return {name: sum(each[name] for each in counts) for name in names}

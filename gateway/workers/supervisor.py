@@ -34,6 +34,8 @@ _LAST_PAUSE_SECONDS: Final = 10.0
 _STEADY_SECONDS: Final = 30.0  # one that lived this long starts again after the first pause
 _MOST_FAILED_STARTS: Final = 3  # of each worker, one after another, while none serves
 _ASK_SECONDS: Final = 1.5  # probes wait for two
+_WATCH_SECONDS: Final = 5.0  # between two questions whether a worker still answers
+_HANG_SECONDS: Final = 30.0  # without an answer, for a worker to be taken for stuck
 _KILL_SECONDS: Final = 3.0  # for what comes after the time of grace, before a worker is taken for stuck
 
 _log = structlog.get_logger()
@@ -206,13 +208,13 @@ class Crew:
             self._failed_starts += 1
             return f"can't be started ({error.strerror})"
         self._processes.add(process)
-        greeting = asyncio.create_task(self._greet(process))
+        watching = asyncio.create_task(self._watch(process), name="watch a worker")
         try:
             if self.is_stopping:
                 process.end()
             return _describe(await process.process.wait())
         finally:
-            greeting.cancel()
+            watching.cancel()
             process.channel.close()
             self._processes.discard(process)
             self._failed_starts += not process.is_serving
@@ -242,11 +244,23 @@ class Crew:
         channel.assign(Assignment(self._settings, number, self._buckets))
         return Process(number, process, channel)
 
-    async def _greet(self, process: Process) -> None:
-        """Note that a worker serves, once it answers."""
-        if await process.channel.ask(READINESS, None) is not None:
-            process.is_serving = True
-            self._failed_starts = 0
+    async def _watch(self, process: Process) -> None:
+        """Note that a worker serves, once it answers; when it then answers no more, kill it, so that a new one comes.
+
+        Its silence is counted in questions: where the whole machine stood still, that is one of them.
+        """
+        if await process.channel.ask(READINESS, None) is None:
+            return
+        process.is_serving = True
+        self._failed_starts = 0
+        silent_seconds = 0.0
+        while silent_seconds < _HANG_SECONDS:
+            asking = process.channel.ask(READINESS, _WATCH_SECONDS)
+            answer, _ = await asyncio.gather(asking, asyncio.sleep(_WATCH_SECONDS))
+            silent_seconds = silent_seconds + _WATCH_SECONDS if answer is None else 0.0
+        if not self.is_stopping:  # else it has until the end of the time of grace
+            _log.error("a worker hangs, and is killed", worker=process.number, silent_seconds=silent_seconds)
+            process.kill()
 
 
 def _describe(status: int) -> str:

@@ -32,7 +32,7 @@ async def port(rpc_face, predictor, access, metrics):
     async with Detector(permitted, LIMITS, admission(metrics), metrics, threads=1) as detector:
         core = dataclasses.replace(rpc_face.core, detector=detector, predictor=permitted, access=access)
         face = dataclasses.replace(rpc_face, core=core)
-        async with serving_rpc(face, host="127.0.0.1", port=0, grace_seconds=5) as port:
+        async with serving_rpc(face, host="127.0.0.1", port=0, grace_seconds=5, max_open_calls=20) as port:
             yield port
 
 
@@ -116,6 +116,28 @@ async def test_a_call_that_is_not_there_needs_a_key_too(channel, keyring, access
     metadata = ways(keyring.add("one"))[0]
     await access.reload()
     assert (await refusal(call(b"", metadata=metadata)))[0] == "UNIMPLEMENTED"
+
+
+@pytest.mark.parametrize("has_message", [True, False])
+async def test_calls_that_need_no_key_leave_room_for_those_with_one(rpc, channel, keyring, access, png, has_message):
+    """As streams, or left open before a message, where no handler sees them. Who leaves makes room."""
+    metadata, request = ways(keyring.add("one"))[0], service_pb2.ServerLiveRequest()
+    await access.reload()
+    watch, live = health_pb2_grpc.HealthStub(channel).Watch, channel.stream_stream(f"/{SERVICE}/ServerLive")
+    held = []
+
+    async with asyncio.timeout(60):
+        while await (last := rpc.ServerLive(request)).code() is grpc.StatusCode.OK:
+            held.append(watch(health_pb2.HealthCheckRequest()) if has_message else live())
+        refused = await refusal(last)
+        assert (await rpc.ModelInfer(infer_request(png), metadata=metadata)).outputs
+        for call in held:
+            call.cancel()
+        while await rpc.ServerLive(request).code() is not grpc.StatusCode.OK:
+            pass
+
+    assert refused[:2] == ("RESOURCE_EXHAUSTED", "overloaded")
+    assert refused[2] == "10 calls without a key are open, which are as many as may be"
 
 
 async def test_a_rate_limit_is_kept_to_the_call(rpc, keyring, access, clock):

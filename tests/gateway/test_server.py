@@ -10,6 +10,7 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
+from typing import ClassVar
 
 import click
 import grpc
@@ -48,11 +49,13 @@ def test_help_shows_every_setting_in_its_group(command, settings):
 class Gateway:
     """A gateway that runs, its log, and where its faces listen."""
 
+    command: ClassVar = COMMAND
+
     def __init__(self, log, *options):
         self._log = log
         options = ("--log-format", "json", "--drain-seconds", "0", *options)
         with log.open("wb") as out:
-            self.process = subprocess.Popen([*COMMAND, *options], stdout=out, stderr=out)
+            self.process = subprocess.Popen([*self.command, *options], stdout=out, stderr=out)
         faces = {"rest", "grpc", "admin"} if "--admin-port" in options else {"rest", "grpc"}
         while not faces <= self.addresses.keys():
             assert self.process.poll() is None, self.output
@@ -73,7 +76,7 @@ class Gateway:
         url = self.addresses[face].replace("0.0.0.0", "127.0.0.1") + path
         headers = {name.replace("_", "-"): value for name, value in headers.items()}
         try:
-            with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=10) as response:
+            with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=60) as response:
                 return response.status, response.read().decode()
         except urllib.error.HTTPError as error:
             with error:
@@ -82,7 +85,7 @@ class Gateway:
     def send(self, data):
         """The answer to bytes that may be no HTTP."""
         host, _, port = self.addresses["rest"].removeprefix("http://").rpartition(":")
-        with socket.create_connection((host, int(port)), timeout=10) as connection:
+        with socket.create_connection((host, int(port)), timeout=60) as connection:
             connection.sendall(data)
             return connection.makefile("rb").readline()
 
@@ -99,12 +102,12 @@ def start(tmp_path):
     yield start
     for gateway in started:
         gateway.process.terminate()
-        gateway.process.wait(20)
+        gateway.process.wait(60)
 
 
 def refusal(*command):
     """The one line with which a command ends that must not start."""
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert ended.returncode == 1
     (line,) = ended.stderr.splitlines()
     return line
@@ -120,7 +123,7 @@ def test_a_busy_port_is_named_in_one_line(option):
         ports = {"--http-port": 0, "--grpc-port": 0} | {option: port}
         nowhere = ["--triton-url", "127.0.0.1:1"]
         command = [sys.executable, "-m", "gateway", *nowhere, *(f"{name}={value}" for name, value in ports.items())]
-        ended = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     (line,) = [line for line in ended.stderr.splitlines() if not any(word in line for word in ("listening", "triton"))]
     assert ended.returncode == 1
     assert line.startswith("Error: can't listen: ")
@@ -180,7 +183,7 @@ def test_a_public_address_with_keys_asks_for_them(start, keyring):
     gateway = start("--http-host", "0.0.0.0", "--keys-file", str(keyring.path))
     assert gateway.get("rest", "/v1/models")[0] == 401
     secret = keyring.add("late")
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while gateway.get("rest", "/v1/models", X_API_Key=secret)[0] != 200:
         assert time.monotonic() < deadline, gateway.output
         time.sleep(0.05)
@@ -275,7 +278,46 @@ def test_a_path_that_is_none_ends_its_call_only(start, path):
     assert b"grpc-status" in raw_grpc.call(gateway.addresses["grpc"], path)
     with grpc.insecure_channel(gateway.addresses["grpc"]) as channel:
         rpc = service_pb2_grpc.GRPCInferenceServiceStub(channel)
-        assert rpc.ServerLive(service_pb2.ServerLiveRequest(), timeout=10, wait_for_ready=False).live
+        assert rpc.ServerLive(service_pb2.ServerLiveRequest(), timeout=60, wait_for_ready=False).live
+
+
+class Crashing(Gateway):
+    """One whose gRPC server ends at the first call, as 1.84 did where the call's path was not UTF-8."""
+
+    program = """
+import asyncio
+
+create_task = asyncio.BaseEventLoop.create_task
+
+def failing(loop, coroutine, **options):
+    if coroutine.__qualname__ == "_schedule_rpc_coro":
+        coroutine.close()
+        raise ValueError("out of luck")
+    return create_task(loop, coroutine, **options)
+
+asyncio.BaseEventLoop.create_task = failing
+from gateway.__main__ import gateway
+gateway()
+"""
+    command: ClassVar = [sys.executable, "-c", program, *COMMAND[3:]]
+
+
+def test_a_grpc_server_that_ends_by_itself_ends_the_gateway(tmp_path):
+    """REST drains as ever, and the exit code tells whoever keeps the process; the log says why."""
+    gateway = Crashing(tmp_path / "gateway.log")
+    try:
+        with grpc.insecure_channel(gateway.addresses["grpc"]) as channel, pytest.raises(grpc.RpcError):
+            service_pb2_grpc.GRPCInferenceServiceStub(channel).ServerLive(service_pb2.ServerLiveRequest(), timeout=60)
+        assert gateway.process.wait(60) == 1
+    finally:
+        gateway.process.kill()
+        gateway.process.wait()
+    *log, last = gateway.output.splitlines()
+    events = [json.loads(line) for line in log if line.startswith("{")]
+    (crash,) = [event for event in events if event["event"].startswith("the gRPC server has ended by itself")]
+    assert "out of luck" in crash["exception"]
+    assert [event["event"] for event in events[events.index(crash) + 1 :]] == ["draining", "stopping"]
+    assert last == "Error: the gRPC server has ended by itself; the log says why"
 
 
 def test_metadata_that_are_no_text_are_not_quoted(start, keyring):
@@ -300,7 +342,7 @@ def ask_rest(gateway, trusted, pair=None):
     context = ssl.create_default_context(cadata=trusted.pem.decode())
     if pair:
         context.load_cert_chain(pair.certificate, pair.key)
-    with urllib.request.urlopen(gateway.addresses["rest"] + "/v2/health/live", timeout=10, context=context) as response:
+    with urllib.request.urlopen(gateway.addresses["rest"] + "/v2/health/live", timeout=60, context=context) as response:
         return response.status
 
 
@@ -309,13 +351,13 @@ def ask_grpc(gateway, trusted, pair=None):
     given = (pair.key.read_bytes(), pair.certificate.read_bytes()) if pair else (None, None)
     with grpc.secure_channel(gateway.addresses["grpc"], grpc.ssl_channel_credentials(trusted.pem, *given)) as channel:
         rpc = service_pb2_grpc.GRPCInferenceServiceStub(channel)
-        return rpc.ServerLive(service_pb2.ServerLiveRequest(), timeout=10).live
+        return rpc.ServerLive(service_pb2.ServerLiveRequest(), timeout=60).live
 
 
 def shown(gateway, face):
     """The certificate that a face shows."""
     host, _, port = gateway.addresses[face].removeprefix("https://").rpartition(":")
-    return ssl.get_server_certificate((host, int(port)), timeout=10)
+    return ssl.get_server_certificate((host, int(port)), timeout=60)
 
 
 def test_one_set_of_files_serves_both_faces_with_tls(start, authority):
@@ -327,7 +369,7 @@ def test_one_set_of_files_serves_both_faces_with_tls(start, authority):
     assert gateway.get("admin", "/healthz")[0] == 200
     pair.key.write_bytes(renewed.key.read_bytes())
     pair.certificate.write_bytes(renewed.certificate.read_bytes())
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     for face in ("rest", "grpc"):
         while not renewed.certificate.read_text().startswith(shown(gateway, face)):
             assert time.monotonic() < deadline

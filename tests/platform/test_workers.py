@@ -24,7 +24,7 @@ OBJECTS = 6  # on the board
 def workers(platform, tmp_path):
     """Two of them, and their admin port."""
     (port,) = free_ports(1)
-    told = {"workers": 2, "admin-port": port, "drain-seconds": 1, "log-format": "json"}
+    told = {"workers": 2, "admin-port": port, "drain-seconds": 3, "log-format": "json"}
     gateway = Gateway(platform, tmp_path / "gateway.log", **told)
     yield gateway, f"http://127.0.0.1:{port}"
     gateway.process.kill()  # its workers end by themselves
@@ -32,7 +32,7 @@ def workers(platform, tmp_path):
 
 
 async def until_ready(session, admin):
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(90):
         while "eagleeye_workers 2.0" not in await text(session, f"{admin}/metrics"):
             await asyncio.sleep(0.05)
         while '"ready"' not in await text(session, f"{admin}/readyz"):
@@ -84,7 +84,7 @@ async def test_sigterm_under_load_loses_nothing_on_either_face(workers, board):
         pids = [child.pid for child in psutil.Process(gateway.process.pid).children()]
         callers = [asyncio.create_task(call_rest(gateway.url, board, found)) for _ in range(CALLERS)]
         callers += [asyncio.create_task(call_grpc(gateway.grpc_port, board, found)) for _ in range(CALLERS)]
-        async with asyncio.timeout(40):
+        async with asyncio.timeout(90):
             while found.total() < 10 * CALLERS:
                 await asyncio.sleep(0.02)
             for pid in (gateway.process.pid, *pids):  # as a service manager does that knows of all of them
