@@ -314,16 +314,23 @@ def replace_config(published: PublishedModel, config: Any) -> PublishedModel:
 
 
 def swap_config(published: PublishedModel, expected: bytes, content: bytes) -> None:
-    """Replace a model's config file by other content, if it is still as `expected`.
+    """Replace a model's config file by other content, if it is still as `expected`; the same is not written again.
 
     Raises:
         RepositoryError: it is not, or the repository cannot be written.
     """
+    if content == expected:
+        _require_content(published, expected)
+        return
     with _staging(published.directory.parent) as staging:
-        if (published.directory / CONFIG_FILE).read_bytes() != expected:
-            raise RepositoryError(f"{published.directory} was changed by somebody else just now")
+        _require_content(published, expected)
         _write(staging / CONFIG_FILE, content)
         _rename(staging / CONFIG_FILE, published.directory / CONFIG_FILE)
+
+
+def _require_content(published: PublishedModel, expected: bytes) -> None:
+    if (published.directory / CONFIG_FILE).read_bytes() != expected:
+        raise RepositoryError(f"{published.directory} was changed by somebody else just now")
 
 
 def as_text(config: Any) -> bytes:

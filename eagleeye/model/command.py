@@ -22,7 +22,7 @@ from eagleeye.model.decisions import (
     shares,
 )
 from eagleeye.model.gateways import GatewayError
-from eagleeye.model.means import alone, edit, find_model, fleet_of, gateways_of, in_one_line, read, run, tell
+from eagleeye.model.means import alone, edit, find_model, fleet_of, gateways_of, in_one_line, in_turn, read, run, tell
 from eagleeye.model.options import (
     fleet_options,
     gateway_options,
@@ -244,7 +244,8 @@ def _change(published: PublishedModel, wanted: set[int], fleet: Fleet | None) ->
     after = before if config == published.config else as_text(config)
     if fleet is None:
         swap_config(published, before, after)
-        tell("only the repository was changed: a Triton that runs is told where --triton-url names it")
+        done = "only the repository was changed" if after != before else "the repository has it so already"
+        tell(f"{done}: a Triton that runs is told where --triton-url names it")
         return
     run(
         fleet.change(
@@ -289,19 +290,21 @@ def promote(*, name: str, version: int, percent: float, rollout_file: Path, **va
     --url shows the new shares.
     """
     with in_one_line():
-        ready = _ready(values, name)
-        require_ready([version], ready)
         _ask_gateways(name, values)
-        serving = newest_everywhere(ready, but=[version])
+        with in_turn(values["repository"], name, rollout_file):
+            ready = _ready(values, name)
+            require_ready([version], ready)
+            serving = newest_everywhere(ready, but=[version])
 
-        def change(rollout: Rollout) -> Rollout:
-            if serving is not None:
-                rollout = pinned(rollout, name, serving)
-            weights = promotion(rollout.of(name).weights, version, percent)
-            require_ready(weights, ready)
-            return promoted(rollout, name, weights)
+            def change(rollout: Rollout) -> Rollout:
+                if serving is not None:
+                    rollout = pinned(rollout, name, serving)
+                weights = promotion(rollout.of(name).weights, version, percent)
+                require_ready(weights, ready)
+                return promoted(rollout, name, weights)
 
-        _show_shares(edit(rollout_file, change), name, values)
+            rollout = edit(rollout_file, change)
+        _show_shares(rollout, name, values)
 
 
 @model.command()
@@ -318,15 +321,17 @@ def rollback(*, name: str, rollout_file: Path, **values: Any) -> None:
     every gateway of --url shows them.
     """
     with in_one_line():
-        ready = _ready(values, name)
         _ask_gateways(name, values)
+        with in_turn(values["repository"], name, rollout_file):
+            ready = _ready(values, name)
 
-        def change(rollout: Rollout) -> Rollout:
-            before = rolled_back(rollout, name)
-            require_ready(shares(before.of(name).weights), ready)
-            return before
+            def change(rollout: Rollout) -> Rollout:
+                before = rolled_back(rollout, name)
+                require_ready(shares(before.of(name).weights), ready)
+                return before
 
-        _show_shares(edit(rollout_file, change), name, values)
+            rollout = edit(rollout_file, change)
+        _show_shares(rollout, name, values)
 
 
 @model.command()
@@ -344,7 +349,7 @@ def shadow(*, name: str, version: int | None, percent: float, off: bool, rollout
     """
     if (version is None) != off:
         raise click.UsageError("name a version, or end it with --off")
-    with in_one_line():
+    with in_one_line(), in_turn(values["repository"], name, rollout_file):
         if version is None:
             edit(rollout_file, lambda rollout: without_shadow(rollout, name))
             say(f"{name}: nothing runs in the shadow")

@@ -50,8 +50,7 @@ def find_model(repository: Path, name: str) -> PublishedModel:
     Raises:
         RepositoryError: there is none; the message names those that there are.
     """
-    is_name = name not in {"", ".", ".."} and "/" not in name  # else a path, which Triton and the rollout don't know
-    published = find_published(repository, name) if is_name else None
+    published = find_published(repository, name) if _is_name(name) else None
     if published is None:
         there = ", ".join(overview.names(repository)) or "none"
         raise RepositoryError(f"{repository} has no model {name}; there are: {there}")
@@ -65,9 +64,29 @@ def alone(repository: Path, name: str) -> Iterator[PublishedModel]:
     Raises:
         RepositoryError: there is none; the message names those that there are.
     """
-    directory = find_model(repository, name).directory
-    with exclusive(directory, lambda: tell(f"waiting for another command that changes what {name} loads")):
+    with _lock(find_model(repository, name).directory):
         yield find_model(repository, name)
+
+
+@contextlib.contextmanager
+def in_turn(repository: Path, name: str, rollout_file: Path) -> Iterator[None]:
+    """The same for a command that changes who answers: until its end none unloads or deletes what it has found ready.
+
+    Such a command needs no repository where it is told of Tritons; without the model's folder it waits for nobody.
+    """
+    directory = repository / name
+    is_edited = directory.resolve() == rollout_file.resolve().parent  # `edit` waits for that lock, even for its own
+    with _lock(directory) if _is_name(name) and directory.is_dir() and not is_edited else contextlib.nullcontext():
+        yield
+
+
+def _is_name(text: str) -> bool:
+    """Whether it is no path, which neither Triton nor the rollout file would know."""
+    return text not in {"", ".", ".."} and "/" not in text
+
+
+def _lock(directory: Path) -> contextlib.AbstractContextManager[None]:
+    return exclusive(directory, lambda: tell(f"waiting for another command that changes what {directory.name} loads"))
 
 
 def read(path: Path | None) -> Rollout:

@@ -226,6 +226,21 @@ def test_load_and_unload_reach_every_triton(run, repository, tritons, live):
     assert [triton.ready for triton in tritons] == [set()] * 3
 
 
+def test_what_is_loaded_already_is_not_written_again(run, repository, tritons, live):
+    """A repository that can't be written to is no reason to fail then; Tritons are told all the same."""
+    config = repository / NAME / CONFIG_FILE
+    before = config.stat().st_mtime_ns
+    tritons[1].ready = set()
+
+    alone = run("load", NAME, "1")
+    everywhere = run("load", NAME, "1", "--triton-url", live)
+
+    assert (alone.exit_code, everywhere.exit_code) == (0, 0)
+    assert "the repository has it so already: a Triton that runs is told" in alone.stderr
+    assert [triton.ready for triton in tritons] == [{1}] * 3
+    assert config.stat().st_mtime_ns == before
+
+
 def test_a_failed_load_restores_the_config_to_the_byte(run, repository, tritons, live):
     """Comments of whoever wrote it included; the message names the Triton, and exit code 1 tells scripts."""
     config = repository / NAME / CONFIG_FILE
@@ -319,6 +334,49 @@ def test_commands_at_a_time_change_a_model_one_after_the_other(repository, trito
 
     assert process.returncode == 0
     assert [triton.ready for triton in tritons] == [{1, 2, 3}] * 3
+
+
+def test_who_answers_is_decided_when_other_commands_are_through(run, repository, rollout_file):
+    """What they have unloaded meanwhile gets no requests, and what was found ready is not unloaded in between."""
+    run("load", NAME, "2")
+    rollout = Rollout({NAME: ModelRollout({1: 100}, {2: 100})})
+    write_rollout(rollout_file, rollout)
+    options = ["--repository", str(repository), "--rollout-file", str(rollout_file)]
+    with exclusive(repository / NAME):
+        processes = [
+            subprocess.Popen(
+                [sys.executable, "-m", "eagleeye", "model", *words, *options], stderr=subprocess.PIPE, text=True
+            )
+            for words in (["promote", NAME, "2"], ["rollback", NAME], ["shadow", NAME, "2"])
+        ]
+        waiting = [process.stderr.readline() for process in processes]
+        published = find_published(repository, NAME)
+        (repository / NAME / CONFIG_FILE).write_bytes(as_text(loading(published.config, [1])))
+    said = [process.communicate(timeout=60)[1] for process in processes]
+
+    assert waiting == ["waiting for another command that changes what ns loads\n"] * 3
+    assert [process.returncode for process in processes] == [1, 1, 1]
+    assert all("version 2 is not ready on" in words for words in said)
+    assert read_rollout(rollout_file) == rollout
+
+
+def test_who_answers_is_decided_without_the_repository_as_well(rollout_file, tmp_path, live):
+    """It may be on another machine than the rollout file."""
+    options = ["--repository", tmp_path / "absent", "--triton-url", live, "--rollout-file", rollout_file]
+    done = CliRunner().invoke(model, ["promote", NAME, "1", *map(str, options)])
+
+    assert (done.exit_code, done.stdout) == (0, "ns: version 1 100 %\n")
+
+
+def test_a_rollout_file_may_lie_in_the_models_folder(repository):
+    """A command that has its lock does not wait for itself."""
+    file = repository / NAME / "rollout.json"
+    options = ["--repository", repository, "--rollout-file", file]
+    process = subprocess.run(
+        [sys.executable, "-m", "eagleeye", "model", "promote", NAME, "1", *options], timeout=60, check=False
+    )
+
+    assert (process.returncode, weights(file)) == (0, {1: 100})
 
 
 @pytest.mark.parametrize("seconds", ["nan", "inf", "1e30", "0"])
