@@ -100,11 +100,8 @@ class Endpoint:
     async def __aenter__(self) -> Self:
         self._channel = grpc.aio.insecure_channel(self.address, options=_CHANNEL_OPTIONS)
         self._triton = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
-        # As the stub's own, but for requests that are bytes already. A call that has ended is part of a cycle, so what
-        # it was asked for stays until a garbage collection: not these bytes, which are taken out of their list.
-        self._infer = self._channel.unary_unary(
-            _INFER, request_serializer=list.pop, response_deserializer=service_pb2.ModelInferResponse.FromString
-        )
+        # as the stub's own, but for requests that are bytes already
+        self._infer = self._channel.unary_unary(_INFER, response_deserializer=service_pb2.ModelInferResponse.FromString)
         self._watching = asyncio.create_task(self._watch(), name=f"watch {self.address}")
         await self._probed.wait()
         return self
@@ -169,7 +166,7 @@ class Endpoint:
         """
         model, version = question.model, question.version
         start = time.monotonic()
-        call = self._infer([message], timeout=deadline.remaining_seconds(), metadata=tuple(tracing.headers().items()))
+        call = self._infer(message, timeout=deadline.remaining_seconds(), metadata=tuple(tracing.headers().items()))
         outcome = "cancelled"
         with self._counted(call, model, version):
             try:
@@ -206,7 +203,7 @@ class Endpoint:
             CallFailed: there is no answer, or it is not as it must be.
         """
         try:
-            return predictions(await self._infer([request], timeout=deadline.remaining_seconds()), model)
+            return predictions(await self._infer(request, timeout=deadline.remaining_seconds()), model)
         except grpc.aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
                 raise CallFailed(Reason.DEADLINE, deadline.exceeded()) from error
