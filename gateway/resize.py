@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from gateway.detections import FloatArray
     from gateway.image import UInt8Array
 
+# Images are worked on side by side as it is. OpenCV's own threads would go on spinning for a while after each of them,
+# which takes 0.7 ms of the processors an image where there is little to do.
+cv2.setNumThreads(1)
+
 
 class ResizeMode(StrEnum):
     """How a model wants its input; the value is what a model's config says."""
