@@ -19,7 +19,7 @@ from triton_runtime.process import running
 from triton_runtime.server import Ports, TritonServer, is_serving, why_no_model_loads
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator, Mapping, Sequence
 
     from triton_runtime.process import Child
 
@@ -74,15 +74,32 @@ async def serving(
         triton = TritonServer(
             installation, repository, Ports(*free_ports(3)), restarts_itself=False, report=lambda _: None
         )
-        options: dict[str, Any] = {"drain_seconds": 0, "triton_url": f"{HOST}:{triton.ports.grpc}", **gateway_options}
-        gateway = Gateway("gateway", folder, **options)
         async with running([triton]):
             await _until_serving(triton)
-            async with running([gateway]):
-                await gateway.until_ready(_START_SECONDS)
-                yield Serving(triton, gateway)
+            async with serving_beside(triton, "gateway", folder, gateway_options) as served:
+                yield served
     except (UnsupportedMachine, TimeoutError) as error:
         raise click.ClickException(str(error)) from error
+
+
+@asynccontextmanager
+async def serving_beside(
+    triton: TritonServer,
+    name: str,
+    folder: Path,
+    gateway_options: Mapping[str, object],
+    program: Sequence[str] = ("eagleeye",),
+) -> AsyncIterator[Serving]:
+    """Start one more gateway, or a `program` around it, in front of a Triton that serves; stop it on the way out.
+
+    Raises:
+        TimeoutError: it does not become ready; the message has the end of its log.
+    """
+    options: dict[str, Any] = {"drain_seconds": 0, "triton_url": f"{HOST}:{triton.ports.grpc}", **gateway_options}
+    gateway = Gateway(name, folder, program, **options)
+    async with running([gateway]):
+        await gateway.until_ready(_START_SECONDS)
+        yield Serving(triton, gateway)
 
 
 async def _until_serving(triton: TritonServer) -> None:
@@ -107,3 +124,13 @@ def memory_bytes(processes: list[psutil.Process]) -> int:
         with contextlib.suppress(psutil.Error):  # it has just gone
             total += process.memory_info().rss
     return total
+
+
+def peak_bytes(processes: list[psutil.Process]) -> int:
+    """The most resident bytes that each of the processes has ever had, in sum, as Linux remembers it."""
+    return sum(_peak_bytes(process.pid) for process in processes)
+
+
+def _peak_bytes(pid: int) -> int:
+    with Path(f"/proc/{pid}/status").open() as lines:
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))

@@ -6,7 +6,7 @@ import importlib.util
 import os
 import sys
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -151,6 +151,46 @@ class TritonEnsemble:
             yield _side(triton, ports.http, triton_ensemble.INFER)
 
 
+@dataclass(frozen=True, slots=True)
+class BeforeTriton:
+    """One that is a file, in front of a Triton of its own: the processes of both are the server's.
+
+    Attributes:
+        server: the file, which is told Triton's gRPC address by `--triton=`.
+    """
+
+    server: PythonServer
+
+    @property
+    def title(self) -> str:
+        """The file's."""
+        return self.server.title
+
+    @property
+    def decodes_as_we_do(self) -> bool:
+        """As the file says."""
+        return self.server.decodes_as_we_do
+
+    @property
+    def lacking(self) -> str:
+        """What the file lacks."""
+        return self.server.lacking
+
+    @asynccontextmanager
+    async def serving(self, folder: Path, standin: Standin, *, is_scaled: bool) -> AsyncIterator[ServerSide]:
+        """Start Triton and, when that serves, the file; stop them on the way out, the other way round."""
+        ports = Ports(*free_ports(3))
+        own = folder / f"triton-{ports.grpc}"
+        standin.write(own / "models")
+        installation = TritonEnvironment(_ROOT / TRITON_ENVIRONMENT).install(own)
+        triton = TritonServer(installation, own / "models", ports, restarts_itself=False, report=lambda _: None)
+        async with running([triton]):
+            await triton.until_serving(_START_SECONDS)
+            told = replace(self.server, command=(*self.server.command, f"--triton={HOST}:{ports.grpc}"))
+            async with told.serving(folder, standin, is_scaled=is_scaled) as side:
+                yield replace(side, processes={**side.processes, "triton": lambda: _family(triton)})
+
+
 def _without(environment: Path) -> str:
     return "" if (environment / ".done").is_file() else f"there is no {environment.name}; `make bench` makes it"
 
@@ -193,6 +233,14 @@ BASELINES: Final[dict[str, Baseline]] = {
         command=(*_UVICORN, "loadtest.baselines.fastapi_batching_server:app"),
         port_option="--port=",
         decodes_as_we_do=True,
+    ),
+    "bare_hop": BeforeTriton(
+        PythonServer(
+            title="the bare hop: aiohttp, gRPC and Triton",
+            command=("-m", "loadtest.baselines.bare_hop_server"),
+            port_option="--port=",
+            decodes_as_we_do=True,
+        )
     ),
     "triton_ensemble": TritonEnsemble(title="Triton alone with our decoder", environment=_ROOT / ".venv-ensemble"),
     "bentoml": PythonServer(

@@ -15,9 +15,10 @@ import click
 from gateway.settings import Settings
 from loadtest import machine
 from loadtest.baselines.servers import BASELINES
-from loadtest.bench import page, report, stages, transport
+from loadtest.bench import loop, page, report, stages, transport, workers
 from loadtest.bench.images import SIZES_WH
 from loadtest.bench.path import (
+    SHARED_MEMORY,
     STANDIN,
     Cell,
     compare,
@@ -38,12 +39,12 @@ if TYPE_CHECKING:
 
     from loadtest.bench.path import Contest, Side, Workload
 
-PARTS: Final = ("stages", "transport", "path", "baselines")
+PARTS: Final = ("stages", "transport", "path", "baselines", "workers", "loop")
+QUICK_PARTS: Final = ("stages", "transport", "path")
 WORKLOADS: Final = ("W1", "W2")
 QUICK_RESULTS: Final = Path(".eagleeye/bench.json")
 MODEL: Final = "damoyolo_ns_deeppcb"
 _BASELINE_CELL: Final = Cell("1080p", 32)
-_SHARED_MIB: Final = 64  # for 32 at a time, and as many again
 _SCALED: Final = bool(next(field.default for field in dataclasses.fields(Settings) if field.name == "scaled_decoding"))
 _FILE: Final = click.Path(dir_okay=False, path_type=Path)
 _FOLDER: Final = click.Path(file_okay=False, path_type=Path)
@@ -56,6 +57,8 @@ class Plan:
     Attributes:
         parts: of `PARTS`.
         cells: loads by workload.
+        workers_cells: loads of several processes beside one.
+        loop_cells: loads under which the event loop is watched.
         rounds: measurements of each side of a cell, in turns.
         seconds: length of each.
         quick: whether stages are few and short.
@@ -66,6 +69,8 @@ class Plan:
 
     parts: frozenset[str]
     cells: dict[str, list[Cell]]
+    workers_cells: list[Cell]
+    loop_cells: list[Cell]
     rounds: int
     seconds: float
     quick: bool
@@ -81,6 +86,8 @@ class Findings:
     stages: list[stages.Row] = field(default_factory=list)
     paths: list[dict[str, Any]] = field(default_factory=list)
     memory_bytes: dict[str, dict[str, int]] = field(default_factory=dict)
+    workers: dict[str, Any] = field(default_factory=dict)
+    loop: list[dict[str, Any]] = field(default_factory=list)
 
 
 class GatewayOption(click.ParamType[tuple[str, object]]):
@@ -154,14 +161,17 @@ def main(
     that does nothing else.
     """
     is_narrowed = bool(sizes or concurrencies)
+    narrowed = _cells("W2", sizes, concurrencies, quick=False) if is_narrowed else []
     plan = Plan(
-        parts=frozenset(parts or (PARTS[:-1] if quick else PARTS)),
+        parts=frozenset(parts or (QUICK_PARTS if quick else PARTS)),
         cells={name: _cells(name, sizes, concurrencies, quick=quick and not is_narrowed) for name in workloads},
+        workers_cells=narrowed or list(workers.CELLS),
+        loop_cells=narrowed or list(loop.CELLS),
         rounds=rounds or (2 if quick else 3),
         seconds=seconds or (1.5 if quick else 3.0),
         quick=quick,
         is_scaled=is_scaled,
-        gateway_options=({"triton_shared_memory": _SHARED_MIB} if is_shared else {})
+        gateway_options=(dict(SHARED_MEMORY) if is_shared else {})
         | ({"scaled_decoding": True} if is_scaled else {})
         | dict(gateway_options),
         models=models,
@@ -175,7 +185,9 @@ def main(
     except (LoadFailed, TimeoutError) as error:
         raise click.ClickException(str(error)) from error
     settings = {"rounds": plan.rounds, "seconds": plan.seconds, "busy_before": busy, "gateway": plan.gateway_options}
-    results = report.assemble(findings.paths, findings.stages, findings.memory_bytes, settings)
+    results = report.assemble(
+        findings.paths, findings.stages, findings.memory_bytes, settings, findings.workers, findings.loop
+    )
     then = report.committed()
     click.echo(report.table(results, then))
     is_whole = not (quick or is_narrowed) and plan.parts == set(PARTS) and set(workloads) == set(WORKLOADS)
@@ -185,7 +197,7 @@ def main(
     draw(results, picture)
     _say(f"wrote {file} and {picture}")
     if file == report.RESULTS:
-        page.refresh(results)
+        page.refresh()
         _say(f"wrote the figures of {page.PAGE}")
     for line in report.regressions(results, then):
         _say(f"worse than committed: {line}")
@@ -216,7 +228,7 @@ def _cells(workload: str, sizes: Sequence[str], concurrencies: Sequence[int], *,
 async def _measure(plan: Plan, findings: Findings) -> None:
     if "stages" in plan.parts:
         findings.stages += await asyncio.to_thread(stages.measure, quick=plan.quick, is_scaled=plan.is_scaled, say=_say)
-    if not plan.parts & {"transport", "path", "baselines"}:
+    if not plan.parts - {"stages"}:
         return
     with tempfile.TemporaryDirectory(prefix="eagleeye-bench-") as scratch:
         folder = Path(scratch)
@@ -231,7 +243,8 @@ async def _run(workload: Workload, plan: Plan, folder: Path, findings: Findings)
     """All cells of a workload, and what else needs its Triton."""
     cells = plan.cells[workload.name] if "path" in plan.parts else []
     beside = _BASELINE_CELL if "baselines" in plan.parts and workload.name == "W2" else None
-    sizes = {cell.size for cell in [*cells, *([beside] if beside else [])]}
+    several = plan.workers_cells if "workers" in plan.parts and workload.name == "W2" else []
+    sizes = {cell.size for cell in [*cells, *several, *([beside] if beside else [])]}
     _say(f"{workload.name}: starting a Triton and a gateway")
     async with contest(workload, folder, sorted(sizes), plan.gateway_options) as rivals:
         sides: dict[str, Side] = {"limit": rivals.limit, "served": rivals.served}
@@ -240,7 +253,17 @@ async def _run(workload: Workload, plan: Plan, folder: Path, findings: Findings)
                 findings.paths.append(await _one(workload.name, cell, sides, plan))
         if beside:
             findings.paths.append(await _beside(rivals, beside, sides, plan, folder))
-        findings.memory_bytes[workload.name] = dict(rivals.served.peak_bytes)
+        if several:
+            findings.workers = await workers.measure(
+                rivals, several, folder, plan.gateway_options, rounds=plan.rounds, seconds=plan.seconds, say=_say
+            )
+        if "loop" in plan.parts and workload.name == "W2":
+            _say("the event loop")
+            triton, seconds = rivals.serving.triton, plan.rounds * plan.seconds
+            rows = await loop.measure(triton, plan.loop_cells, folder, plan.gateway_options, seconds)
+            findings.loop += [{"workload": workload.name, **each} for each in rows]
+        if rivals.served.peak_bytes:
+            findings.memory_bytes[workload.name] = dict(rivals.served.peak_bytes)
         if "transport" in plan.parts and workload.name == "W2":  # last: who has gRPC's threads must not fork
             _say("transport to Triton")
             ports = rivals.serving.triton.ports

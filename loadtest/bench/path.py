@@ -9,6 +9,7 @@ import shutil
 import statistics
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict, dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import click
@@ -36,12 +37,15 @@ if TYPE_CHECKING:
 
 STANDIN: Final = Standin(base_ms=3.0, per_image_ms=0.4, size=416)
 """W2: a GPU that is so fast that all else is what is measured; its input is as large as the shipped model's."""
+SHARED_MEMORY: Final[Mapping[str, object]] = MappingProxyType({"triton_shared_memory": 64})
+"""Of the gateway's options, in MiB: for 32 images at a time, and as many again."""
 PATH: Final = "/v1/detect"
 _BOX_TOLERANCE: Final = 0.5
 """Pixels: two builds of ONNX Runtime may differ in the last digits."""
 
 Figures = dict[str, Any]
-"""One measurement: `images_per_second`, `p50_ms`, `p99_ms`, and `cpu_ms` an image by group of processes."""
+"""One measurement: `images_per_second`, `p50_ms`, `p99_ms`, and `cpu_ms` an image by group of processes; of a server
+also `answers`, with those of the warm-up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +134,7 @@ class ServerSide:
             "images_per_second": load.images_per_second,
             "p50_ms": load.p50_ms,
             "p99_ms": load.p99_ms,
+            "answers": load.answers,
             "cpu_ms": {name: seconds * 1e3 / max(1, load.answers) for name, seconds in spent.items()},
         }
 
@@ -143,6 +148,13 @@ class ServerSide:
             for body, answer, end in zip(bodies, answers, ends, strict=True)
         ]
         return [self.interface.read(answer) for answer in answers]
+
+
+def gateway_side(served: Serving) -> ServerSide:
+    """A gateway, with its Triton."""
+    return ServerSide(
+        served.address, {"gateway": lambda: served.gateway_processes, "triton": lambda: served.triton_processes}
+    )
 
 
 async def compare(
@@ -246,10 +258,7 @@ async def contest(
         logs = folder / f"{workload.name}-logs"
         logs.mkdir()
         served = await stack.enter_async_context(serving(workload.repository, logs, gateway_options=gateway_options))
-        side = ServerSide(
-            served.address,
-            {"gateway": lambda: served.gateway_processes, "triton": lambda: served.triton_processes},
-        )
+        side = gateway_side(served)
         answers = {size: await asyncio.to_thread(side.learn, size) for size in sizes}
         for size in sizes:
             for answer, data in zip(answers[size], jpegs(size), strict=True):
@@ -287,17 +296,18 @@ def row(
     image in the limit by that of all who had a part in serving it: what `ratios` comes to where processors are what is
     short, and hardly moved by others who use them, too.
     """
-    spread = {
-        name: {"median": statistics.median(each), "lowest": min(each), "highest": max(each)}
-        for name, each in ratios.items()
-    }
     added = medians["served"]["p50_ms"] - medians["limit"]["p50_ms"]
     limit, served = (sum(medians[side]["cpu_ms"].values()) for side in ("limit", "served"))
     return {
         "workload": workload,
         **asdict(cell),
-        "ratios": spread,
+        "ratios": {name: spread(each) for name, each in ratios.items()},
         "cpu_ratio": limit / served if served else None,
         "added_p50_ms": added,
         "sides": dict(medians),
     }
+
+
+def spread(rounds: Sequence[float]) -> dict[str, float]:
+    """What the rounds have come to."""
+    return {"median": statistics.median(rounds), "lowest": min(rounds), "highest": max(rounds)}

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 _INCHES: Final = (9.0, 10.0)
 _DOTS_PER_INCH: Final = 90
 _OURS: Final = "#2a7"
+_SEVERAL: Final = "#28c"
 _LIMIT: Final = "#888"
 _OTHERS: Final = "#c90"
 _WANTED: Final = {"W1": 0.92, "W2": 0.80}
@@ -28,31 +29,43 @@ def draw(results: Results, file: Path) -> None:
     """Write a picture; its format is that of the file's suffix."""
     figure = Figure(_INCHES, layout="constrained")
     ratios, servers, ways = figure.subplots(3, height_ratios=(3, 2, 3))
+    figure.suptitle(origin(results), fontsize=9)
+    _ratios(ratios, results["paths"], results.get("workers", {}))
+    _servers(servers, results["paths"])
+    _stages(ways, results["stages"])
+    save(figure, file)
+
+
+def origin(results: Results) -> str:
+    """What made them, in a line."""
     state = f"commit {results['commit'] or 'unknown'}{', modified' if results['is_modified'] else ''}"
     machine = results["machine"]
     busy = results["settings"]["busy_before"]
     others = f"; others used {busy:.0%} of them" if busy > BUSY_SHARE else ""
-    figure.suptitle(f"{state}; Python {machine['python']}, {machine['processors']} processors{others}", fontsize=9)
-    _ratios(ratios, results["paths"])
-    _servers(servers, results["paths"])
-    _stages(ways, results["stages"])
+    return f"{state}; Python {machine['python']}, {machine['processors']} processors{others}"
+
+
+def save(figure: Figure, file: Path) -> None:
+    """Write a picture; its format is that of the file's suffix."""
     figure.savefig(file, dpi=_DOTS_PER_INCH, metadata={"Software": None} if file.suffix == ".png" else None)
 
 
-def _ratios(axes: Any, paths: list[dict[str, Any]]) -> None:
-    """Images/s through the gateway by those of the limit, with the spread of the rounds."""
+def _ratios(axes: Any, paths: list[dict[str, Any]], workers: dict[str, Any]) -> None:
+    """Images/s through the gateway, of one process and of several, by the limit's, with the spread of the rounds."""
     axes.set_title("images/s through gateway and Triton, as a share of the limit of the same run", fontsize=10)
-    for at, row in enumerate(paths):
-        spread = row["ratios"]["served"]
-        axes.barh(at, spread["median"], color=_OURS, height=0.6)
+    bars = [(row, "served", "") for row in paths]
+    bars += [(row, "workers", f", {workers['processes']} processes") for row in workers.get("rows", [])]
+    for at, (row, side, _) in enumerate(bars):
+        spread = row["ratios"][side]
+        axes.barh(at, spread["median"], color=_OURS if side == "served" else _SEVERAL, height=0.6)
         axes.plot([spread["lowest"], spread["highest"]], [at, at], color="#064", lw=2)
-        if (row["size"], row["concurrency"]) == ("1080p", 8):
+        if side == "served" and (row["size"], row["concurrency"]) == ("1080p", 8):
             axes.plot([_WANTED[row["workload"]]] * 2, [at - 0.4, at + 0.4], color="#c33", lw=2)
         axes.text(0.01, at, f"{spread['median']:.2f}", va="center", fontsize=8, color="white")
-    labels = [f"{row['workload']} {row['size']}, {row['concurrency']} at a time" for row in paths]
-    axes.set_yticks(range(len(paths)), labels, fontsize=8)
+    labels = [f"{row['workload']} {row['size']}, {row['concurrency']} at a time{note}" for row, _, note in bars]
+    axes.set_yticks(range(len(bars)), labels, fontsize=8)
     axes.invert_yaxis()
-    axes.set_xlim(0, max([1.05, *(row["ratios"]["served"]["highest"] for row in paths)]))
+    axes.set_xlim(0, max([1.05, *(row["ratios"][side]["highest"] for row, side, _ in bars)]))
     axes.set_xlabel("line: lowest to highest round; red: wanted", fontsize=8)
 
 

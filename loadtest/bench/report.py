@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import platform
 import subprocess
 import sys
@@ -13,12 +14,15 @@ from typing import TYPE_CHECKING, Any, Final
 
 from eagleeye.files import write_atomically
 from loadtest import machine
+from loadtest.bench.watched_gateway import LONG_MS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
 RESULTS: Final = Path("loadtest/results/bench.json")
 """Where the figures are that the documentation quotes; with a commit, those that later runs are held against."""
+SOAK_RESULTS: Final = RESULTS.with_name("soak.json")
+"""Those of `python -m loadtest.soak`, of which the documentation tells, too."""
 REGRESSION: Final = 0.97
 """A ratio below this share of the committed one is a regression, as far as the spread of its rounds bears it out."""
 BUSY_SHARE: Final = 0.1
@@ -46,10 +50,13 @@ _WANTED_BESIDE: Final = {
     "bentoml": ("BentoML", 1.6),
 }
 """Other servers, and how many times their images/s ours has to reach."""
+BARE_HOP: Final = "bare_hop"
+"""The one that no promise is about: a yardstick, see `loadtest.baselines.bare_hop_server`."""
 _MEGABYTE: Final = 1e6
 
 Results = dict[str, Any]
-"""What `bench.json` holds: `commit`, `machine`, `versions`, `ratios`, `targets`, `paths`, `memory_bytes`, `stages`."""
+"""What `bench.json` holds: the keys of `origin`, `settings`, `ratios`, `targets`, `paths`, `memory_bytes`, `stages`,
+and `workers` and `loop`, which the modules of these names measure."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,11 +88,13 @@ def targets(results: Results) -> list[Target]:
     ratios, memory = ratios_of(results["paths"]), results["memory_bytes"]
     added = {(row["workload"], row["size"], row["concurrency"]): row["added_p50_ms"] for row in results["paths"]}
     gateway = [groups["gateway"] / _MEGABYTE for groups in memory.values() if "gateway" in groups]
+    longest = max((row["cpu_ms"]["longest"] for row in results["loop"]), default=None)
     return [
         Target("W1, 1080p, 8 at a time: served / limit", ratios.get("W1 1080p 8 served/limit"), at_least=0.92),
         Target("W2, 1080p, 8 at a time: served / limit", ratios.get("W2 1080p 8 served/limit"), at_least=0.80),
         Target("W2, 1080p, one at a time: p50 added, ms", added.get(("W2", "1080p", 1)), at_most=3.0),
         *_beside(results),
+        Target("longest call on the event loop, ms of processor time", longest, at_most=LONG_MS),
         Target("most memory of the gateway, MB", max(gateway, default=None), at_most=250.0),
     ]
 
@@ -125,26 +134,48 @@ def assemble(
     stages: Sequence[Mapping[str, Any]],
     memory_bytes: Mapping[str, Mapping[str, int]],
     settings: Mapping[str, Any],
+    workers: Mapping[str, Any],
+    loop: Sequence[Mapping[str, Any]] = (),
 ) -> Results:
     """All results of a run, rounded to what is worth reading."""
     results: Results = {
-        "commit": _git("rev-parse", "--short=12", "HEAD"),
-        "is_modified": bool(_git("status", "--porcelain", "--untracked-files=no")),
-        "machine": {**machine.describe(), "processor": _processor(), "system": platform.system()},
-        "versions": {name: found for name in (*_PACKAGES, *_PACKAGES_ELSEWHERE) if (found := _version(name))},
+        **origin(),
         "settings": dict(settings),
         "ratios": ratios_of(paths),
         "paths": list(paths),
         "memory_bytes": dict(memory_bytes),
         "stages": list(stages),
+        "workers": dict(workers),
+        "loop": list(loop),
     }
     is_quiet = settings["busy_before"] <= BUSY_SHARE
-    results["targets"] = [
-        {**asdict(target), "wanted": target.wanted, "is_met": target.is_met if is_quiet else None}
-        for target in targets(results)
-    ]
-    rounded: Results = _rounded(results)
-    return rounded
+    results["targets"] = [judged(target) | ({} if is_quiet else {"is_met": None}) for target in targets(results)]
+    worth_reading: Results = rounded(results)
+    return worth_reading
+
+
+def origin() -> dict[str, Any]:
+    """What figures must be read with: `commit`, `is_modified`, `machine` and `versions`."""
+    return {
+        "commit": _git("rev-parse", "--short=12", "HEAD"),
+        "is_modified": bool(_git("status", "--porcelain", "--untracked-files=no")),
+        "machine": {**machine.describe(), "processor": _processor(), "system": platform.system()},
+        "versions": {name: found for name in (*_PACKAGES, *_PACKAGES_ELSEWHERE) if (found := _version(name))},
+    }
+
+
+def judged(target: Target) -> dict[str, Any]:
+    """A promise for the results, with `wanted` for people and `is_met`."""
+    return {**asdict(target), "wanted": target.wanted, "is_met": target.is_met}
+
+
+def rounded(value: Any) -> Any:
+    """The same with all numbers at four digits, which is more than any measurement is worth; JSON has no infinity."""
+    if isinstance(value, float):
+        return float(f"{value:.4g}") if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: rounded(each) for key, each in value.items()}
+    return [rounded(each) for each in value] if isinstance(value, list) else value
 
 
 def save(results: Results, file: Path) -> None:
@@ -186,14 +217,11 @@ def _lines(results: Results, then: Results | None) -> Iterator[str]:
         mark = "  WORSE" if name in before and ratio < REGRESSION * before[name] else ""
         yield f"  {name:<54} {ratio:>6.2f} {old:>10}{mark}"
     yield ""
-    yield "targets"
-    for target in results["targets"]:
-        verdict = {True: "met", False: "MISSED", None: "not judged"}[target["is_met"]]
-        value = "-" if target["value"] is None else f"{target['value']:.2f}"
-        yield f"  {target['name']:<60} {value:>8}  {target['wanted']:<14} {verdict}"
+    yield from verdicts(results["targets"])
     yield ""
     yield f"{'load':<14}{'side':<20}{'images/s':>9}{'p50 ms':>9}{'p99 ms':>9}  CPU ms an image"
-    for row in results["paths"]:
+    workers = results["workers"]
+    for row in [*results["paths"], *workers.get("rows", [])]:
         for side, figures in row["sides"].items():
             cpu = ", ".join(f"{name} {ms:.1f}" for name, ms in figures["cpu_ms"].items())
             load = _cell(row)
@@ -205,6 +233,9 @@ def _lines(results: Results, then: Results | None) -> Iterator[str]:
     for workload, groups in results["memory_bytes"].items():
         shown = ", ".join(f"{name} {size / _MEGABYTE:.0f} MB" for name, size in groups.items())
         yield f"{workload:<14}resident memory at most: {shown}"
+    if workers:
+        yield from _several(workers)
+    yield from _loop(results["loop"])
     yield ""
     for stage in results["stages"]:
         ways = ", ".join(f"{name} {ms:.2f}" for name, ms in sorted(stage["ms"].items(), key=lambda item: item[1]))
@@ -214,12 +245,35 @@ def _lines(results: Results, then: Results | None) -> Iterator[str]:
             yield f"{'':<30}CPU of the client, ms: {ways}"
 
 
-def _rounded(value: Any) -> Any:
-    if isinstance(value, float):
-        return float(f"{value:.4g}")
-    if isinstance(value, dict):
-        return {key: _rounded(each) for key, each in value.items()}
-    return [_rounded(each) for each in value] if isinstance(value, list) else value
+def verdicts(judged: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Lines about targets, as results have them."""
+    yield "targets"
+    for target in judged:
+        verdict = {True: "met", False: "MISSED", None: "not judged"}[target["is_met"]]
+        value = "-" if target["value"] is None else f"{target['value']:.2f}"
+        yield f"  {target['name']:<60} {value:>8}  {target['wanted']:<14} {verdict}"
+
+
+def _several(workers: Mapping[str, Any]) -> Iterator[str]:
+    for row in workers["rows"]:
+        gain = row["gain"]
+        ratio = f"{gain['median']:.2f} ({gain['lowest']:.2f} to {gain['highest']:.2f})"
+        yield f"{_cell(row):<14}images/s of {workers['processes']} processes by those of one: {ratio}"
+    shown = (f"{side} {groups['gateway'] / _MEGABYTE:.0f} MB" for side, groups in workers["memory_bytes"].items())
+    yield f"{'':<14}resident memory of the gateway at most: {', '.join(shown)}"
+
+
+def _loop(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    for row in rows:
+        for time, key in (("processor time", "cpu_ms"), ("time on the wall", "wall_ms")):
+            ms = row[key]
+            yield (
+                f"{_cell(row):<14}{row['calls']} calls on the event loop, ms of {time}: p50 {ms['p50']:.2f}, "
+                f"p99 {ms['p99']:.2f}, p99.9 {ms['p99_9']:.2f}, longest {ms['longest']:.2f}; "
+                f"over {LONG_MS:g}: {ms['long_share']:.3%}"
+            )
+        for call in row["longest"]:
+            yield f"{'':<14}{call['cpu_ms']:.2f}, of which {call['gc_ms']:.2f} collecting garbage: {call['what']}"
 
 
 def _git(*arguments: str) -> str:

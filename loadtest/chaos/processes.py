@@ -84,25 +84,29 @@ class Gateway(Child):
     Args:
         name: for people; its log is named after it.
         folder: where its log goes.
-        options: of the command, such as `triton_url`.
+        program: what `python -m` runs in place of `eagleeye`: a module, and what it is told before the command.
+        options: of the command, such as `triton_url`. Several `workers` get an admin port, unless one is named.
     """
 
-    def __init__(self, name: str, folder: Path, **options: object) -> None:
-        self.port, grpc_port = free_ports(2)
+    def __init__(self, name: str, folder: Path, program: Sequence[str] = ("eagleeye",), /, **options: object) -> None:
+        self.port, grpc_port, admin_port = free_ports(3)
         self.url = f"http://{HOST}:{self.port}"
+        self._workers = int(str(options.get("workers", 1)))
         told = {
             "http_port": self.port,
             "grpc_port": grpc_port,
+            **({"admin_port": admin_port} if self._workers > 1 else {}),
             "log_format": "json",
             "grace_seconds": _GRACE_SECONDS,
             **options,
         }
+        self._admin_url = f"http://{HOST}:{told['admin_port']}" if "admin_port" in told else self.url
         flags = [
             f"--{option.replace('_', '-')}" + ("" if value is True else f"={value}") for option, value in told.items()
         ]
         super().__init__(
             name=name,
-            command=[sys.executable, "-m", "eagleeye", "gateway", *flags],
+            command=[sys.executable, "-m", *program, "gateway", *flags],
             environment=without_settings(os.environ),
             log=folder / f"{name.replace(' ', '-')}.log",
             stop_seconds=_GRACE_SECONDS + 10,
@@ -111,12 +115,15 @@ class Gateway(Child):
         )
 
     async def until_ready(self, timeout_seconds: float = 60) -> None:
-        """Wait until `/readyz` says so.
+        """Wait until `/readyz` says so, and all workers serve: a connection stays with whom it was given to.
 
         Raises:
             TimeoutError: it does not in time; the message has the end of its log.
         """
-        await until_answered(f"{self.url}/readyz", timeout_seconds, self)
+        if self._workers > 1:
+            all_serve = f"\neagleeye_workers {self._workers:.1f}\n"
+            await until_answered(f"{self._admin_url}/metrics", timeout_seconds, self, all_serve)
+        await until_answered(f"{self._admin_url}/readyz", timeout_seconds, self)
 
 
 class HAProxy(Child):
@@ -154,8 +161,8 @@ class HAProxy(Child):
         await until_answered(f"{self.url}/readyz", timeout_seconds, self)
 
 
-async def until_answered(url: str, timeout_seconds: float, child: Child) -> None:
-    """Wait until a GET is answered 200.
+async def until_answered(url: str, timeout_seconds: float, child: Child, text: str = "") -> None:
+    """Wait until a GET is answered 200, with this text in the answer.
 
     Raises:
         TimeoutError: it is not in time, or the child died; the message has the end of its log.
@@ -163,16 +170,16 @@ async def until_answered(url: str, timeout_seconds: float, child: Child) -> None
     deaths, loop = child.deaths, asyncio.get_running_loop()
     give_up_at = loop.time() + timeout_seconds
     async with aiohttp.ClientSession() as session:
-        while not await _is_answered(session, url):
+        while not await _is_answered(session, url, text):
             if child.deaths > deaths or loop.time() > give_up_at:
                 raise TimeoutError(f"{child.name} has died, or is not ready within {timeout_seconds:g} s{child.tail()}")
             await asyncio.sleep(_POLL_SECONDS)
 
 
-async def _is_answered(session: aiohttp.ClientSession, url: str) -> bool:
+async def _is_answered(session: aiohttp.ClientSession, url: str, text: str) -> bool:
     try:
         async with session.get(url, timeout=_PROBE_TIMEOUT) as response:
-            return response.status == _HTTP_OK
+            return response.status == _HTTP_OK and text in await response.text()
     except (aiohttp.ClientError, TimeoutError, OSError):
         return False
 

@@ -181,7 +181,7 @@ async def test_patience_ends():
     async def handler(_):
         return refuse(retry_after="60")
 
-    async with serving(handler) as load, asyncio.timeout(10):
+    async with serving(handler) as load, asyncio.timeout(30):
         (outcome,) = await load.send(Flow(arrivals=[0.0], patience_seconds=30))
 
     assert (outcome.verdict, outcome.attempts) == (Verdict.REFUSED, 1)

@@ -1,15 +1,19 @@
 """The benchmark and the tuning tool against a real Triton, for moments only: that they measure, not what."""
 
 import asyncio
+import contextlib
 import json
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
 from export.repository import find_published
 from export.tuning import Tuning
+from gateway.triton.shared_memory import FOLDER
 from loadtest.baselines.servers import BASELINES
 from loadtest.bench.__main__ import main
 from loadtest.bench.images import encoded
@@ -27,8 +31,9 @@ PNG = encode_png(numbered_picture(7, STANDIN.size))
 
 
 def test_the_benchmark_measures(tmp_path):
-    """The whole path beside its limit, and the ways to Triton, all of whose answers were right."""
-    options = ("--part=path", "--part=transport", "--workload=W2", "--size=720p", "--concurrency=1", "--rounds=1")
+    """The path beside its limit, two processes, the ways to Triton, and the event loop; all answers were right."""
+    parts = ("--part=path", "--part=workers", "--part=transport", "--part=loop")
+    options = (*parts, "--workload=W2", "--size=720p", "--concurrency=1", "--rounds=1")
     files = (f"--json={tmp_path / 'bench.json'}", f"--picture={tmp_path / 'bench.png'}")
     command = [sys.executable, "-m", "loadtest.bench", "--quick", "--seconds=0.5", *options, *files]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
@@ -36,11 +41,21 @@ def test_the_benchmark_measures(tmp_path):
     assert done.returncode == 0, done.stderr
     results = json.loads((tmp_path / "bench.json").read_text())
     (row,) = results["paths"]
-    assert 0 < results["ratios"]["W2 720p 1 served/limit"] < 2
+    assert results["ratios"]["W2 720p 1 served/limit"] > 0
     assert set(row["sides"]["served"]["cpu_ms"]) == {"gateway", "triton", "callers"}
     assert results["memory_bytes"]["W2"]["gateway"] > 20_000_000
+    (several,) = results["workers"]["rows"]
+    assert set(several["sides"]) == {"limit", "served", "workers"}
+    assert several["gain"]["median"] > 0
+    one, two = (results["workers"]["memory_bytes"][side]["gateway"] for side in ("served", "workers"))
+    assert two > one
     (transport,) = results["stages"]
     assert {"gateway", "gRPC, shared memory", "HTTP aio", "tritonclient.http"} <= set(transport["cpu_ms"])
+    (watched,) = results["loop"]
+    assert (watched["workload"], watched["size"], watched["concurrency"]) == ("W2", "720p", 1)
+    assert watched["calls"] > 0
+    assert 0 < watched["cpu_ms"]["p50"] <= watched["cpu_ms"]["longest"] == watched["longest"][0]["cpu_ms"]
+    assert watched["wall_ms"]["p50"] > 0
     assert "served/limit" in done.stdout
 
 
@@ -69,9 +84,12 @@ def ours(tmp_path_factory):
 
 @pytest.mark.parametrize("name", BASELINES)
 async def test_the_servers_beside_find_the_same(tmp_path, ours, name):
-    """The gateway's boxes: in a JPEG where they decode as we do, else in a picture that needs no resize."""
+    """The gateway's boxes: in a JPEG where they decode as we do, else in a picture that needs no resize.
+
+    One with a Triton of its own shares memory with it. None leaves any behind.
+    """
     beside = BASELINES[name]
-    if beside.environment and beside.lacking:
+    if beside.lacking:
         missing(f"what {name} needs")
     data = JPEG if beside.decodes_as_we_do else PNG
 
@@ -80,6 +98,7 @@ async def test_the_servers_beside_find_the_same(tmp_path, ours, name):
         answer = side.interface.read(ask(side.address, body))
         side.learn("720p")
         figures = side.measure(Cell("720p", 4), 0.2)
+        shared = {group: shared_files(find()) for group, find in side.processes.items()}
 
     assert answer["image"] == ours[data]["image"]
     assert len(answer["detections"]) == DIGITS
@@ -89,6 +108,17 @@ async def test_the_servers_beside_find_the_same(tmp_path, ours, name):
         assert found["box"] == pytest.approx(wanted["box"], abs=1e-3)
     assert figures["images_per_second"] > 0
     assert figures["cpu_ms"]["server"] > 0
+    assert "triton" not in shared or shared["server"] & shared["triton"]
+    assert not [file for files in shared.values() for file in files if Path(file).exists()]
+
+
+def shared_files(processes):
+    """The files in shared memory that some processes have mapped."""
+    found = set()
+    for process in processes:
+        with contextlib.suppress(OSError):  # it has just gone
+            found.update(re.findall(rf"{FOLDER}/\S+", Path(f"/proc/{process.pid}/maps").read_text()))
+    return found
 
 
 async def test_a_trial_serves_a_copy(tmp_path):

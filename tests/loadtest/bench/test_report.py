@@ -1,14 +1,12 @@
 """Results as data, as a table, as a picture and in the documentation."""
 
 import contextlib
-import json
-from pathlib import Path
 
 import pytest
 
 from loadtest.baselines.servers import BASELINES
 from loadtest.bench import page, report
-from loadtest.bench.path import Cell, compare, require_same, row
+from loadtest.bench.path import Cell, compare, require_same, row, spread
 from loadtest.bench.picture import draw
 from tests.conftest import REPOSITORY
 
@@ -47,7 +45,21 @@ def results(served=160.0, flask=100.0, busy=0.0):
     stages = [{"stage": "decode", "case": "JPEG 720p", "bytes": 3, "ms": {"gateway": 4.0, "cv2": 5.0}}]
     stages.append({"stage": "transport", "case": "x", "ms": {"gateway": 2.0}, "cpu_ms": {"gateway": 1.0}})
     memory = {"W2": {"gateway": 200_000_000, "triton": 1}}
-    return report.assemble(paths, stages, memory, {"rounds": 3, "seconds": 1.0, "busy_before": busy, "gateway": {}})
+    settings = {"rounds": 3, "seconds": 1.0, "busy_before": busy, "gateway": {}}
+    return report.assemble(paths, stages, memory, settings, several())
+
+
+def several():
+    """Two processes beside one, as `workers.measure` returns it."""
+    sides = {
+        "limit": figures(200.0, limit=8.0),
+        "served": figures(160.0, gateway=6.0, triton=2.0, callers=0.2),
+        "workers": figures(170.0, gateway=6.5, triton=2.1, callers=0.2),
+    }
+    ratios = {"served": [0.8, 0.8], "workers": [0.9, 0.8]}
+    measured = row("W2", Cell("1080p", 8), sides, ratios) | {"gain": spread([1.125, 1.0])}
+    memory_bytes = {"served": {"gateway": 150_000_000}, "workers": {"gateway": 380_000_000}}
+    return {"processes": 2, "rows": [measured], "memory_bytes": memory_bytes}
 
 
 async def test_sides_are_held_against_the_limit_of_their_round():
@@ -97,10 +109,10 @@ def test_others_must_not_answer_their_slowest_sooner(p99_ms, is_met):
 
 
 def test_every_server_beside_has_a_promise():
-    """None is measured for nothing."""
+    """None is measured for nothing; the yardstick alone has none."""
     names = [target.name for target in report.targets(results())]
 
-    assert sum(": served / " in name for name in names) == 2 + len(BASELINES)
+    assert sum(": served / " in name for name in names) == 2 + len(BASELINES.keys() - {report.BARE_HOP})
 
 
 def test_on_a_busy_machine_no_promise_is_judged():
@@ -129,7 +141,7 @@ def test_without_committed_results_nothing_is_worse():
 def test_the_picture_is_drawn(tmp_path):
     """In the format of its name, also where little was measured."""
     draw(results(), tmp_path / "whole.png")
-    draw({**results(), "paths": [], "stages": []}, tmp_path / "empty.svg")
+    draw({**results(), "paths": [], "stages": [], "workers": {}}, tmp_path / "empty.svg")
 
     assert (tmp_path / "whole.png").read_bytes().startswith(b"\x89PNG")
     assert "<svg" in (tmp_path / "empty.svg").read_text()
@@ -157,7 +169,7 @@ def test_with_another_decoder_the_number_must_be_the_same(count, is_enough):
 
 def test_every_section_of_the_page_is_made():
     """From results, and a name that there is not is refused."""
-    names = ("origin", "targets", "path", "added", "servers", "memory", "stages", "transport")
+    names = ("origin", "targets", "path", "added", "servers", "hop", "memory", "workers", "soak", "stages", "transport")
     text = "".join(f"<!-- figures: {name} -->\nold\n<!-- end -->\n" for name in names)
 
     made = page.render(text, results())
@@ -169,15 +181,90 @@ def test_every_section_of_the_page_is_made():
         page.render("<!-- figures: other -->\n<!-- end -->", results())
 
 
-def test_the_documentation_tells_the_committed_figures():
-    """`python -m loadtest.bench.page` would change nothing; every section that it knows is there."""
-    text = (REPOSITORY / page.PAGE).read_text()
-    committed = json.loads((REPOSITORY / report.RESULTS).read_text())
+def test_the_hop_is_told_from_what_is_done_beside():
+    """The bare hop by the limit, and ours by the bare hop; the callers' time is nobody's."""
+    measured = results()
+    row = measured["paths"][0]
+    row["sides"]["bare_hop"] = figures(180.0, server=5.5, triton=3.0, callers=0.2)
+    row["ratios"]["bare_hop"] = {"median": 0.9, "lowest": 0.8, "highest": 1.0}
+    section = "<!-- figures: hop -->\n<!-- end -->"
 
-    assert page.render(text, committed) == text
+    made = page.render(section, measured)
+
+    assert "| the bare hop / the limit | **0.90** | +0.5 | aiohttp, gRPC and Triton |" in made
+    assert "| EagleEye / the bare hop | **0.89** | -0.5 | admission," in made
+    assert "Not measured." in page.render(section, results())
+
+
+def with_loop(*longest_ms):
+    """Results of as many loads, with the longest call on the event loop of each."""
+    spread = {"p50": 0.05, "p99": 0.6, "p99_9": 1.1, "long_share": 0.00002}
+    rows = [
+        {
+            "workload": "W2",
+            "size": "1080p",
+            "concurrency": 8,
+            "images_per_second": 100.0,
+            "calls": 50_000,
+            "cpu_ms": {**spread, "longest": longest},
+            "wall_ms": {**spread, "longest": 30.0},
+            "longest": [{"what": "Server.serve", "cpu_ms": longest, "gc_ms": 1.5, "wall_ms": 4.0}],
+        }
+        for longest in longest_ms
+    ]
+    return {**results(), "loop": rows}
+
+
+@pytest.mark.parametrize("longest_ms, is_met", [([], None), ([1.9, 2.0], True), ([1.9, 2.1], False)])
+def test_no_call_holds_up_the_event_loop(longest_ms, is_met):
+    """The longest of all loads counts."""
+    verdicts = {target.name: target.is_met for target in report.targets(with_loop(*longest_ms))}
+
+    assert verdicts["longest call on the event loop, ms of processor time"] is is_met
+
+
+def test_the_longest_calls_are_told_by_name():
+    """On the page and in the table; results from before this was measured say that it was not."""
+    section = "<!-- figures: loop -->\n<!-- end -->"
+    made, table = page.render(section, with_loop(2.5)), report.table(with_loop(2.5), None)
+
+    assert "| W2, 1080p JPEG, 8 at a time | 50000 | processor | 0.05 | 0.60 | 1.10 | **2.50** | 0.002% |" in made
+    assert "| `Server.serve` | 2.50 | 1.50 | 4.00 |" in made
+    assert "50000 calls on the event loop, ms of processor time: p50 0.05, p99 0.60, p99.9 1.10, longest 2.50" in table
+    assert "2.50, of which 1.50 collecting garbage: Server.serve" in table
+    assert "Not measured." in page.render(section, {name: each for name, each in results().items() if name != "loop"})
+
+
+def test_several_processes_are_held_against_one():
+    """Of the same rounds, in the table and on the page, which knows nothing of a run without them."""
+    measured, section = results(), "<!-- figures: workers -->\n<!-- end -->"
+
+    made = page.render(section, measured)
+
+    assert "2 processes by those of one: 1.06 (1.00 to 1.12)" in report.table(measured, None)
+    assert (
+        "| 8 | **1.06** (1.00 to 1.12) | 0.80 | 0.85 | 160.0 | 170.0 | 200.0 | 20 | 20 | 6.0 + 2.0 | 6.5 + 2.1 |"
+        in made
+    )
+    assert "one process 150 MB, 2 with their supervisor 380 MB in sum" in made
+    assert "Not measured." in page.render(section, measured | {"workers": {}})
+
+
+def test_json_has_no_infinity():
+    """A latency that nobody has is none."""
+    assert report.rounded({"p50_ms": float("inf"), "rates": [0.123456]}) == {"p50_ms": None, "rates": [0.1235]}
+
+
+def test_the_documentation_tells_the_committed_figures(monkeypatch):
+    """`python -m loadtest.bench.page` would change nothing; every section that it knows is there."""
+    monkeypatch.chdir(REPOSITORY)
+    text = page.PAGE.read_text()
+
+    assert page.render(text, page.measured()) == text
     assert all(f"<!-- figures: {name} -->" in text for name in page.SECTIONS)
 
 
-def test_the_picture_of_the_documentation_is_there():
+@pytest.mark.parametrize("data", [report.RESULTS, report.SOAK_RESULTS], ids=["bench", "soak"])
+def test_the_picture_of_the_documentation_is_there(data):
     """It is drawn beside the data."""
-    assert (REPOSITORY / Path(report.RESULTS).with_suffix(".png")).is_file()
+    assert (REPOSITORY / data).with_suffix(".png").is_file() or not (REPOSITORY / data).is_file()

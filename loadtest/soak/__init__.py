@@ -1,0 +1,1 @@
+"""`python -m loadtest.soak`: whether the gateway's memory stays where it is under load that does not end."""
