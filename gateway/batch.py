@@ -106,6 +106,8 @@ def _is_replaced(core: Core, query: Query, draw: float, served: Served) -> bool:
 
 async def _gather(attempts: Sequence[Coroutine[Any, Any, Outcome]]) -> list[Outcome]:
     """All outcomes, in order; the first exception cancels the others."""
+    if len(attempts) == 1:  # most often: that needs no task of its own
+        return [await attempts[0]]
     try:
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(each) for each in attempts]

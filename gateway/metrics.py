@@ -94,14 +94,6 @@ class Metrics:
         ):
             instrument.remove_by_labels({"endpoint": endpoint})
 
-    @contextmanager
-    def stage(self, name: str, model: str) -> Iterator[None]:
-        """Time and trace the block as one stage of a request; one that fails is not recorded."""
-        start = time.perf_counter()
-        with tracing.stage(name):
-            yield
-        self.stage_seconds.labels(name, model).observe(time.perf_counter() - start)
-
     def _counter(self, name: str, help_text: str, *labels: str) -> Counter:
         return Counter(f"eagleeye_{name}", help_text, labels, registry=self.registry)
 
@@ -123,11 +115,12 @@ class StageTimer:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Run the block as one stage, see `Metrics.stage`."""
+        """Time and trace the block as one stage; one that fails is not recorded."""
         start = time.perf_counter()
-        with self._metrics.stage(name, self._model):
+        with tracing.stage(name):
             yield
-        self.seconds[name] = time.perf_counter() - start
+        seconds = self.seconds[name] = time.perf_counter() - start
+        self._metrics.stage_seconds.labels(name, self._model).observe(seconds)
 
     def milliseconds(self) -> dict[str, float]:
         """Each stage so far and the `total` since this timer was made, in ms."""

@@ -75,14 +75,17 @@ def find(models: Mapping[str, Model], name: str | None, version: int | None) -> 
     """
     if not models:
         raise TritonUnavailable("no Triton serves a detector at the moment; try again shortly")
-    served = ", ".join(sorted(models))
     if name is None:
         if len(models) > 1:
-            raise ModelNotFound(f"several models are served; name one of them: {served}")
+            raise ModelNotFound(f"several models are served; name one of them: {_names(models)}")
         (name,) = models
     if name not in models:
-        raise ModelNotFound(f"there is no model {name!r}; served are: {served}")
+        raise ModelNotFound(f"there is no model {name!r}; served are: {_names(models)}")
     model = models[name]
     if version is not None and version not in model.versions:
         raise ModelNotFound(f"{name} has no version {version}; served are: {', '.join(map(str, model.versions))}")
     return model, model.default if version is None else version
+
+
+def _names(models: Mapping[str, Model]) -> str:
+    return ", ".join(sorted(models))

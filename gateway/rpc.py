@@ -20,6 +20,7 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 from gateway import access, batch, errors, oip, parameters, rpc_messages, tracing
 from gateway.deadline import Deadline
 from gateway.errors import GatewayError
+from gateway.metrics import StageTimer
 from gateway.observer import OK, fit_request_id
 from gateway.rpc_stream import FrameStream, ShuttingDown
 
@@ -176,7 +177,7 @@ class RpcFace(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mi
         )
         event.update(batch.log_fields(images, outcomes))
         results = batch.all_results(outcomes)
-        with self.core.metrics.stage("encode", results[0].model.name):
+        with StageTimer(self.core.metrics, results[0].model.name).stage("encode"):
             return rpc_messages.infer_response(request.id, results, names)
 
     def _find(self, request: Any) -> Model:

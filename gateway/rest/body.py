@@ -82,7 +82,7 @@ async def read(request: web.Request, max_bytes: int, timeout_seconds: float, hol
         chunks = _inflated(chunks, coding, max_bytes)
     try:
         async with asyncio.timeout(timeout_seconds):
-            data = b"".join([chunk async for chunk in _held(chunks, hold)])
+            data = await _joined(chunks, hold)
     except TimeoutError:
         raise UploadTimeout(timeout_seconds) from None
     request[RECEIVED_AT] = time.perf_counter()
@@ -94,10 +94,12 @@ def too_many_bytes(max_bytes: int) -> ImageTooLarge:
     return ImageTooLarge(f"the body has more than {max_bytes:,} bytes, the most that is accepted")
 
 
-async def _held(chunks: AsyncIterator[bytes], hold: Callable[[int], None]) -> AsyncIterator[bytes]:
+async def _joined(chunks: AsyncIterator[bytes], hold: Callable[[int], None]) -> bytes:
+    kept = []
     async for chunk in chunks:
         hold(len(chunk))
-        yield chunk
+        kept.append(chunk)
+    return b"".join(kept)
 
 
 async def _received(request: web.Request, max_bytes: int) -> AsyncIterator[bytes]:

@@ -18,6 +18,7 @@ from aiohttp import web
 from gateway import access, batch
 from gateway.deadline import Deadline
 from gateway.errors import GatewayError, InvalidParameter
+from gateway.metrics import StageTimer
 from gateway.rest import body, inputs, outputs, query
 from gateway.rest.face import EVENT, REQUEST_ID, detects, json_response
 from gateway.rest.inputs import File, Upload
@@ -69,7 +70,7 @@ async def _answer(face: RestFace, request: web.Request, flow: str, hold: Callabl
     results = batch.all_results(outcomes, names_images=upload.is_list)
     if form is Format.JPEG:
         return outputs.picture(results[0])
-    with face.core.metrics.stage("encode", results[0].model.name):
+    with StageTimer(face.core.metrics, results[0].model.name).stage("encode"):
         if form is Format.COCO:
             return outputs.coco(results, asked.image_id)
         return json_response({**outputs.answer(results[0]), "request_id": request[REQUEST_ID]})

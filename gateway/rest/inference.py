@@ -12,6 +12,7 @@ from aiohttp import web
 
 from gateway import access, batch, oip
 from gateway.deadline import Deadline
+from gateway.metrics import StageTimer
 from gateway.rest import body
 from gateway.rest.face import EVENT, detects, json_response
 from gateway.rest.inference_messages import JSON_LENGTH, read_request, write_response
@@ -121,7 +122,7 @@ async def _answer(face: RestFace, request: web.Request, flow: str, hold: Callabl
     )
     event |= batch.log_fields(asked.images, outcomes)
     results = batch.all_results(outcomes)
-    with face.core.metrics.stage("encode", results[0].model.name):
+    with StageTimer(face.core.metrics, results[0].model.name).stage("encode"):
         return _response(*write_response(asked, results))
 
 
