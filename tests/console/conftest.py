@@ -24,6 +24,7 @@ from tests.gateway.conftest import (  # noqa: F401 (fixtures)
     admitting,
     clock,
     core,
+    frames_read,
     hold,
     keyring,
     lifecycle,
@@ -170,7 +171,7 @@ async def open_page(browser, url):  # noqa: ARG001 (pages close before what they
         contexts.append(context)
         await context.add_init_script(VIOLATIONS)
         page = await context.new_page()
-        page.set_default_timeout(10_000)
+        page.set_default_timeout(30_000)
         complaints.listen(page)
         await page.goto(url)
         return page

@@ -22,6 +22,7 @@ from gateway.rest.app import application
 from gateway.rest.face import RestFace
 from gateway.rpc import RpcFace
 from gateway.rpc_server import serving_rpc
+from gateway.sequences import Sequences
 from gateway.shadow import Shadowing
 from gateway.versions import Versions
 from tests.fakes import FakePredictor
@@ -102,7 +103,7 @@ def core(detector, versions, shadowing, hold, lifecycle, predictor, metrics):
         metrics=metrics,
         limits=LIMITS,
         memory=ByteBudget(MAX_HELD_BYTES, metrics),
-        timeout_seconds=5,
+        timeout_seconds=30,
     )
 
 
@@ -143,6 +144,19 @@ async def channel(rpc_face):
 def rpc(channel):
     """The inference service's stub."""
     return service_pb2_grpc.GRPCInferenceServiceStub(channel)
+
+
+@pytest.fixture
+def frames_read(monkeypatch):
+    """The frames that streams have read so far, those among them that newer ones replaced."""
+    frames, add = [], Sequences.add
+
+    def noting(sequences, frame):
+        frames.append(id(frame))  # not the frame: nothing is to hold it
+        return add(sequences, frame)
+
+    monkeypatch.setattr(Sequences, "add", noting)
+    return frames
 
 
 @pytest.fixture

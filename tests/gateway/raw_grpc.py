@@ -31,7 +31,7 @@ def call(address, path, metadata=()):
         *metadata,
     )
     head = b"".join(field(name, value) for name, value in fields)
-    with socket.create_connection((host, int(port)), timeout=10) as connection:
+    with socket.create_connection((host, int(port)), timeout=60) as connection:
         connection.sendall(
             PREFACE
             + frame(SETTINGS, 0, 0, b"")

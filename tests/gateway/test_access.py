@@ -208,7 +208,7 @@ async def test_the_file_is_watched_while_access_is_entered(keyring):
     """Nobody has to ask for it, and nobody watches any more after that."""
     async with Access(keyring.path) as access:
         secret = keyring.add("late")
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while True:
                 try:
                     assert access.identify(secret).name == "late"
@@ -222,7 +222,7 @@ async def test_the_file_is_watched_while_access_is_entered(keyring):
 async def test_what_nobody_thought_of_does_not_end_the_watch(keyring, monkeypatch):
     """A key that is removed later on must not stay valid for good."""
     monkeypatch.setattr("gateway.reloaded._LOOK_INTERVAL_SECONDS", 0.01)
-    async with Access(keyring.path) as access, asyncio.timeout(10):
+    async with Access(keyring.path) as access, asyncio.timeout(30):
         with monkeypatch.context() as patch, capture_logs() as logs:
             patch.setattr("gateway.access.fingerprint", lambda _: 1 / 0)
             while not logs:

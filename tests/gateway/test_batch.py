@@ -14,7 +14,7 @@ from tests.fakes import MODEL, FakePredictor
 from tests.gateway.test_rest_oip import INFER, json_request
 from tests.gateway.test_rpc import infer_request
 
-SOON = 5.0
+SOON = 30.0
 
 
 class Renewing(FakePredictor):

@@ -16,7 +16,7 @@ from gateway.image import decode, decode_for
 from tests.fakes import MODEL
 from tests.gateway.conftest import LIMITS, MAX_INFLIGHT, admission
 
-SOON = 5.0
+SOON = 30.0
 
 
 async def test_finds_what_the_predictor_sees_in_source_pixels(detector, png):

@@ -63,7 +63,7 @@ async def test_a_client_that_leaves_is_one_line_too(rest, predictor, metrics, pn
         while not predictor.tensors:
             await asyncio.sleep(0.005)
         request.cancel()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while not lines:
                 await asyncio.sleep(0.005)
     (line,) = lines

@@ -36,7 +36,7 @@ async def full(rest, predictor, png):
     """While the block runs, every slot is taken, and so is the one place to wait in."""
     predictor.go.clear()
     held = [asyncio.create_task(rest.post(URL, data=png)) for _ in range(MAX_INFLIGHT + 1)]
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while len(predictor.tensors) < MAX_INFLIGHT or 'eagleeye_queued{model="toy"} 1.0' not in await metrics_page(
             rest
         ):
@@ -57,13 +57,13 @@ async def test_a_refusal_comes_before_the_upload(rest, predictor, png):
     async with full(rest, predictor, png):
         reader, writer = await asyncio.open_connection(rest.host, rest.port)
         writer.write(HEAD % (URL.encode(), 90_000))
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(30):
             head = await reader.readuntil(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 503 ")
         assert b"\r\nRetry-After: 1\r\n" in head
         await reader.readuntil(b"}")
         writer.write(bytes(90_000) + b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(30):
             assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200 ")
         writer.close()
 
@@ -194,14 +194,14 @@ def test_a_budget_too_small_for_the_largest_request_is_refused():
 
 @pytest.fixture
 async def port():
-    """That of a server with room for two connections, which hangs up after 0.3 s without a request."""
+    """That of a server with room for two connections, which hangs up after a second without a request."""
 
     async def answer(_):
         return web.Response(text="served")
 
     app = web.Application()
     app.router.add_get("/", answer)
-    runner = web.AppRunner(app, keepalive_timeout=0.3)
+    runner = web.AppRunner(app, keepalive_timeout=1)
     await runner.setup()
     refused = []
     listener = await asyncio.get_running_loop().create_server(
@@ -214,7 +214,7 @@ async def port():
 
 async def ask(reader, writer):
     writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         return (await reader.readuntil(b"\r\n")).decode().split()[1]
 
 
@@ -222,17 +222,21 @@ async def test_connections_over_the_limit_are_refused(port):
     """With a status and a time to come back; those that are there are served, and so is the next one when one left."""
     first, second, third = [await asyncio.open_connection("127.0.0.1", port) for _ in range(3)]
     assert [await ask(*each) for each in (first, second, third)] == ["200", "200", "503"]
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         rest_of_it = await third[0].read()
     assert b"Retry-After: 1\r\n" in rest_of_it
     assert b'"code":"overloaded"' in rest_of_it
     first[1].close()
     await first[1].wait_closed()
-    await asyncio.sleep(0.05)
-    fourth = await asyncio.open_connection("127.0.0.1", port)
-    assert await ask(*fourth) == "200"
-    for _, writer in (second, third, fourth):
-        writer.close()
+    third[1].close()
+    async with asyncio.timeout(30):
+        while True:  # until the server has heard of it
+            next_one = await asyncio.open_connection("127.0.0.1", port)
+            status = await ask(*next_one)
+            next_one[1].close()
+            if status == "200":
+                break
+    second[1].close()
 
 
 @pytest.mark.parametrize("sent", [b"", b"GET /", b"GET / HTTP/1.1\r\nHost: x\r\nX-Slow: "])
@@ -247,7 +251,7 @@ async def test_a_connection_that_completes_no_header_is_cut_off(port, sent):
             writer.write(b"x")
 
     dripping = asyncio.create_task(drip())
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         with contextlib.suppress(ConnectionError):
             assert await reader.read() == b""
     dripping.cancel()

@@ -122,7 +122,7 @@ async def test_a_chunked_body_over_the_cap_is_refused_while_it_arrives(rest):
             yield bytes(10_000)
             await asyncio.sleep(0)
 
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         response = await rest.post("/v1/detect", data=endless())
         assert (await problem(response))[:2] == (413, "image_too_large")
 
@@ -131,7 +131,7 @@ async def test_a_stalled_upload_is_cut_off(rest):
     """A client that declares a body and never sends it does not hold its place for long."""
     reader, writer = await asyncio.open_connection(rest.host, rest.port)
     writer.write(b"POST /v1/detect HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nabc")
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         answer = await reader.readuntil(b"\r\n\r\n")
     writer.transport.abort()
     assert answer.startswith(b"HTTP/1.1 408 ")
@@ -174,7 +174,7 @@ async def test_a_client_that_leaves_cancels_its_prediction(rest, predictor, png)
     while not predictor.tensors:
         await asyncio.sleep(0.005)
     request.cancel()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while not predictor.cancelled:
             await asyncio.sleep(0.005)
 

@@ -190,7 +190,7 @@ async def test_several_images_answer_in_a_row(rest, predictor, png, to_request):
     """All are in work at the same time, and `num_detections` tells them apart."""
     predictor.go.clear()
     request = asyncio.create_task(rest.post(INFER, **to_request(*[png] * MAX_INFLIGHT)))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while len(predictor.tensors) < MAX_INFLIGHT:
             await asyncio.sleep(0.005)
     predictor.go.set()
@@ -389,7 +389,7 @@ async def test_a_client_that_leaves_cancels_its_predictions(rest, predictor, png
     """Nobody waits for the answer, so Triton need not compute it."""
     predictor.go.clear()
     request = asyncio.create_task(rest.post(INFER, **binary_request(png, png)))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while len(predictor.tensors) < 2:
             await asyncio.sleep(0.005)
         request.cancel()

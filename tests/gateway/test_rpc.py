@@ -66,7 +66,7 @@ async def refusal(call):
 
 
 async def until(condition):
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while not condition():
             await asyncio.sleep(0.005)
 
@@ -281,7 +281,7 @@ async def test_an_overloaded_gateway_says_when_to_come_back(rpc, predictor, png)
 async def test_the_parameter_sets_a_deadline(rpc, predictor, png):
     """A prediction that outlives the caller's patience fails, and the next call is served as usual."""
     predictor.go.clear()
-    call = rpc.ModelInfer(infer_request(png, parameters=to_parameters(timeout_ms=50)), timeout=5)
+    call = rpc.ModelInfer(infer_request(png, parameters=to_parameters(timeout_ms=50)), timeout=30)
     status, code, detail = await refusal(call)
     assert (status, code) == ("DEADLINE_EXCEEDED", "deadline_exceeded")
     assert "50 ms" in detail
@@ -300,7 +300,7 @@ async def test_the_parameter_sets_a_deadline(rpc, predictor, png):
 async def test_tritons_own_parameter_sets_a_deadline(rpc, predictor, png, given, nearest_ms):
     """In microseconds; the nearer one holds if there are several."""
     predictor.go.clear()
-    call = rpc.ModelInfer(infer_request(png, parameters=to_parameters(**given)), timeout=5)
+    call = rpc.ModelInfer(infer_request(png, parameters=to_parameters(**given)), timeout=30)
     status, code, detail = await refusal(call)
     assert (status, code) == ("DEADLINE_EXCEEDED", "deadline_exceeded")
     assert f" {nearest_ms} ms" in detail
@@ -309,11 +309,14 @@ async def test_tritons_own_parameter_sets_a_deadline(rpc, predictor, png, given,
 async def test_the_call_sets_a_deadline(rpc, predictor, metrics, png):
     """The client's own deadline ends the work, even if the parameter would allow more, and is counted as such."""
     predictor.go.clear()
-    call = rpc.ModelInfer(infer_request(png, parameters=to_parameters(timeout_ms=4000)), timeout=0.1)
-    assert (await refusal(call))[0] == "DEADLINE_EXCEEDED"
+    seconds = 0.1
+    while not predictor.tensors:  # on a busy machine a call may end before it has come
+        call = rpc.ModelInfer(infer_request(png, parameters=to_parameters(timeout_ms=60_000)), timeout=seconds)
+        assert (await refusal(call))[0] == "DEADLINE_EXCEEDED"
+        seconds *= 2
     labels = {"face": "grpc", "model": "toy", "code": "deadline_exceeded"}
-    await until(lambda: metrics.registry.get_sample_value("eagleeye_requests_total", labels) == 1)
-    assert metrics.registry.get_sample_value("eagleeye_inflight", {"model": "toy"}) == 0
+    await until(lambda: metrics.registry.get_sample_value("eagleeye_requests_total", labels))
+    await until(lambda: metrics.registry.get_sample_value("eagleeye_inflight", {"model": "toy"}) == 0)
 
 
 async def test_a_client_that_leaves_cancels_its_predictions(rpc, predictor, metrics, png):
@@ -453,7 +456,7 @@ async def test_health_follows_triton(channel, predictor, service):
     assert (await watcher.read()).status == SERVING
     leaver.cancel()
     predictor.models = {}
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         assert (await watcher.read()).status == NOT_SERVING
     assert (await health.Check(request)).status == NOT_SERVING
 
@@ -493,7 +496,7 @@ async def test_a_call_that_is_not_there_is_unimplemented(channel, caplog, call):
 async def test_a_stop_lets_calls_finish(rpc_face, predictor, png):
     """Watchers hear NOT_SERVING and are let go, what is in work is answered, and new callers find nobody."""
     predictor.go.clear()
-    async with asyncio.timeout(5), serving_rpc(rpc_face, host="127.0.0.1", port=0, grace_seconds=60) as port:
+    async with asyncio.timeout(30), serving_rpc(rpc_face, host="127.0.0.1", port=0, grace_seconds=60) as port:
         channel = grpc.aio.insecure_channel(f"127.0.0.1:{port}")
         rpc = service_pb2_grpc.GRPCInferenceServiceStub(channel)
         watcher = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
@@ -514,7 +517,7 @@ async def test_health_through_a_shutdown(channel, lifecycle, rpc, png):
     watcher = health.Watch(health_pb2.HealthCheckRequest(service=SERVICE))
     assert (await watcher.read()).status == SERVING
     lifecycle.drain()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         assert (await watcher.read()).status == NOT_SERVING
     assert (await health.Check(health_pb2.HealthCheckRequest())).status == NOT_SERVING
     assert (await rpc.ModelInfer(infer_request(png))).outputs
@@ -524,7 +527,7 @@ async def test_health_through_a_shutdown(channel, lifecycle, rpc, png):
 async def test_a_stop_does_not_wait_for_ever(rpc_face, predictor, png):
     """What is still in work when the time to drain is over is cancelled."""
     predictor.go.clear()
-    async with asyncio.timeout(5), serving_rpc(rpc_face, host="127.0.0.1", port=0, grace_seconds=0.1) as port:
+    async with asyncio.timeout(30), serving_rpc(rpc_face, host="127.0.0.1", port=0, grace_seconds=0.1) as port:
         channel = grpc.aio.insecure_channel(f"127.0.0.1:{port}")
         call = service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer(infer_request(png))
         await until(lambda: predictor.tensors)

@@ -1,6 +1,7 @@
 """Streams of frames over a real channel: order, replacement, errors in their place, and each way that one ends."""
 
 import asyncio
+import contextlib
 import dataclasses
 import gc
 import weakref
@@ -14,6 +15,7 @@ from gateway import errors, rpc_stream
 from gateway.access import Access, Permitted
 from gateway.rpc_server import serving_rpc
 from gateway.sequences import MAX_SEQUENCES, WINDOW
+from tests.conftest import at_rest
 from tests.fakes import MODEL
 from tests.gateway.conftest import LIMITS
 from tests.gateway.test_rpc import SERVICE, infer_request, tensors, to_parameters, until
@@ -62,7 +64,7 @@ async def ending(call):
 
 
 async def settled():
-    """Let everything that is ready happen; over a loopback that is soon."""
+    """Time for what must not happen."""
     await asyncio.sleep(0.1)
 
 
@@ -148,7 +150,7 @@ async def test_sequences_do_not_wait_for_each_other(opened, predictor, png, monk
     assert ids([*first, *last]) == ["b1", "b2", "a1", "a2"]
 
 
-async def test_latest_replaces_what_waits(opened, held, png):
+async def test_latest_replaces_what_waits(opened, held, frames_read, png):
     """The frame in work is answered, then the newest; its answer says how many it stands for."""
     call = opened()
     await call.write(frame(png, "0", mode="latest"))
@@ -156,14 +158,14 @@ async def test_latest_replaces_what_waits(opened, held, png):
     for index in range(1, 10):
         await call.write(frame(png, str(index), mode="latest"))
     await call.done_writing()
-    await settled()
+    await until(lambda: len(frames_read) == 10)
     held.go.set()
     found = [told(answer) async for answer in call]
     assert [(name, values["dropped"]) for name, _, values in found] == [("0", 0), ("9", 8)]
     assert len(held.tensors) == 2, "nothing is spent on frames that nobody sees"
 
 
-async def test_latest_keeps_cameras_apart(opened, held, metrics, png):
+async def test_latest_keeps_cameras_apart(opened, held, frames_read, metrics, png):
     """Each sequence has its own newest frame."""
     call = opened()
     for index in range(3):
@@ -171,7 +173,7 @@ async def test_latest_keeps_cameras_apart(opened, held, metrics, png):
             await call.write(frame(png, f"{camera}{index}", mode="latest", sequence_id=camera))
         await until(lambda: len(held.tensors) == 2)
     await call.done_writing()
-    await settled()
+    await until(lambda: len(frames_read) == 6)
     held.go.set()
     found = [told(answer) async for answer in call]
     by_camera = {camera: [told[0] for told in found if told[0][0] == camera] for camera in ("a", "b")}
@@ -186,7 +188,7 @@ async def test_the_last_frame_is_always_answered(rpc, png):
     assert sum(values["dropped"] + 1 for _, _, values in found) == 200
 
 
-async def test_a_sequence_may_change_its_mode(opened, held, png):
+async def test_a_sequence_may_change_its_mode(opened, held, frames_read, png):
     """A frame's own mode says whether it may be replaced: ordered ones are all answered, in the order they came."""
     call = opened()
     await call.write(frame(png, "o0"))
@@ -194,7 +196,7 @@ async def test_a_sequence_may_change_its_mode(opened, held, png):
     for name in ("l1", "l2", "o3", "l4", "l5"):
         await call.write(frame(png, name, mode="latest" if name[0] == "l" else "ordered"))
     await call.done_writing()
-    await settled()
+    await until(lambda: len(frames_read) == 6)
     held.go.set()
     found = [told(answer) async for answer in call]
     assert [(name, values["dropped"]) for name, _, values in found] == [("o0", 0), ("o3", 2), ("l5", 1)]
@@ -283,10 +285,13 @@ async def test_waiting_counts_towards_the_deadline(opened, held, png):
 
 async def test_the_calls_deadline_ends_the_stream(opened, held, metrics, png):
     """With what is in work, whatever the frame's own deadline."""
-    call = opened(timeout=0.3)
-    await call.write(frame(png, timeout_ms=4000))
-    await until(lambda: held.tensors)
-    assert (await ending(call))[0] == "DEADLINE_EXCEEDED"
+    seconds = 0.3
+    while not held.tensors:  # on a busy machine the call may end before its frame has come
+        call = opened(timeout=seconds)
+        with contextlib.suppress(grpc.aio.AioRpcError):
+            await call.write(frame(png, timeout_ms=60_000))
+        assert (await ending(call))[0] == "DEADLINE_EXCEEDED"
+        seconds *= 2
     await until(lambda: sample(metrics, "streams") == 0 and sample(metrics, "inflight", model="toy") == 0)
 
 
@@ -328,13 +333,12 @@ async def test_a_frame_without_room_is_refused_in_its_place(rpc, rpc_face, png, 
     assert [told(answer)[:2] for answer in answers] == [("0", ""), ("large", "overloaded"), ("1", "")]
 
 
-async def test_too_many_cameras_end_the_stream(opened, held, png):
+async def test_too_many_cameras_end_the_stream(opened, held, frames_read, png):
     """INVALID_ARGUMENT that says how many are allowed, after what was read has been answered."""
     call = opened()
     for index in range(MAX_SEQUENCES + 1):
         await call.write(frame(png, str(index), mode="latest", sequence_id=index + 1))
-    await until(lambda: len(held.tensors) == WINDOW)
-    await settled()
+    await until(lambda: len(held.tensors) == WINDOW and len(frames_read) == MAX_SEQUENCES + 1)
     held.go.set()
     status, code, text, answered = await ending(call)
     assert (status, code) == ("INVALID_ARGUMENT", "invalid_parameter")
@@ -361,15 +365,14 @@ async def test_a_reader_that_never_reads_is_held_back(opened, predictor, metrics
             sent += 1
 
     sending = asyncio.create_task(send())
-    begun = -1
-    while begun < len(predictor.tensors):
-        begun = len(predictor.tensors)
-        await asyncio.sleep(0.5)
+    begun = await at_rest(lambda: len(predictor.tensors))
     assert frames_held() <= WINDOW + 1
-    before = sent
-    await asyncio.sleep(0.5)
+    if mode == "latest":
+        before = sent
+        await until(lambda: sent > before + WINDOW)
+    else:
+        await at_rest(lambda: sent)
     assert len(predictor.tensors) == begun
-    assert (sent > before) == (mode == "latest")
     sending.cancel()
     call.cancel()
     await until(lambda: sample(metrics, "streams") == 0)
@@ -402,9 +405,8 @@ async def test_a_stream_leaves_nothing_behind(rpc, png, monkeypatch):
     monkeypatch.setattr(rpc_stream.FrameStream, "__init__", noting)
     for _ in range(5):
         await answers_to(rpc, frame(png), frame(png, mode="latest"))
-    await settled()
-    gc.collect()
-    assert len(made) == 0
+    assert len(made) > 0
+    await until(lambda: gc.collect() >= 0 and not made)
 
 
 async def test_a_drain_ends_streams_after_their_answers(opened, held, lifecycle, png):
@@ -424,13 +426,12 @@ async def test_a_drain_ends_streams_after_their_answers(opened, held, lifecycle,
     assert answered == [str(index) for index in range(WINDOW + 1)]
 
 
-async def test_a_drain_answers_the_newest_frame(opened, held, lifecycle, png):
+async def test_a_drain_answers_the_newest_frame(opened, held, lifecycle, frames_read, png):
     """One that waits has been read as well; what comes after the drain has not."""
     call = opened()
     for index in range(3):
         await call.write(frame(png, str(index), mode="latest"))
-    await until(lambda: held.tensors)
-    await settled()
+    await until(lambda: held.tensors and len(frames_read) == 3)
     lifecycle.drain()
     await asyncio.sleep(2 * rpc_stream._LOOK_INTERVAL_SECONDS)
     await call.write(frame(png, "late", mode="latest"))
@@ -551,7 +552,7 @@ async def test_a_removed_key_ends_its_stream(guarded, keyring, access, held, png
         await until(lambda: held.tensors)
     keyring.remove("one")
     await access.reload()
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(30):
         assert (await ending(call))[:2] == ("UNAUTHENTICATED", "unauthorized")
     assert held.cancelled == sends
 

@@ -23,7 +23,7 @@ from gateway.rollout import ModelRollout, Rollout, Shadow
 from gateway.shadow import Sample, Shadowing
 from tests.gateway.rolling import RollingPredictor
 
-SOON = 5.0
+SOON = 30.0
 SLOTS = 8
 
 

@@ -38,7 +38,7 @@ async def test_who_leaves_the_line_does_not_use_up_a_turn():
     people = [asyncio.ensure_future(turnstile.turn()) for _ in range(4)]
     await asyncio.sleep(0)
     people[1].cancel()
-    async with asyncio.timeout(1):
+    async with asyncio.timeout(30):
         await asyncio.gather(*people, return_exceptions=True)
     assert [person.cancelled() for person in people] == [False, True, False, False]
     await turnstile.turn()

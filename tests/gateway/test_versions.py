@@ -23,7 +23,7 @@ from tests.gateway.rolling import RollingPredictor
 from tests.gateway.test_rest_oip import INFER, json_request
 from tests.gateway.test_rpc import infer_request
 
-SOON = 5.0
+SOON = 30.0
 
 
 def weighing(weights):

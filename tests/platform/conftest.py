@@ -25,7 +25,8 @@ from triton_runtime.process import dying_with_parent
 
 MODEL = "damoyolo_ns_deeppcb"
 READY_SECONDS = 180
-SETTLE_SECONDS = 10
+SETTLE_SECONDS = 60
+SETTLED_LOOKS = 3
 PORT_SETTINGS = ("http", "grpc", "triton_http", "triton_grpc", "triton_metrics")
 
 
@@ -76,7 +77,7 @@ class Platform:
     def status(self, path="/readyz"):
         """HTTP status of a GET, 0 while nobody listens."""
         try:
-            with urllib.request.urlopen(self.url + path, timeout=5) as response:
+            with urllib.request.urlopen(self.url + path, timeout=30) as response:
                 return response.status
         except urllib.error.HTTPError as error:
             error.close()
@@ -113,25 +114,27 @@ class Platform:
 
     def triton_metric(self, name, label=""):
         """One of Triton's own counters, summed over models, or over what has a label such as `reason="CANCELED"`."""
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.ports['triton_metrics']}/metrics", timeout=5) as response:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.ports['triton_metrics']}/metrics", timeout=30) as response:
             page = response.read().decode()
         return sum(float(value) for value in re.findall(rf"^{name}{{.*{label}.*}} (\S+)$", page, re.MULTILINE))
 
     def settled_metric(self, name, at_least=0.0):
         """As `triton_metric`, once it stands still: Triton counts a request a little later than it answers it."""
-        deadline, before = time.monotonic() + SETTLE_SECONDS, None
-        while (now := self.triton_metric(name)) != before or now < at_least:
+        deadline, before, same = time.monotonic() + SETTLE_SECONDS, None, 0
+        while same < SETTLED_LOOKS:
+            now = self.triton_metric(name)
             assert time.monotonic() < deadline, f"{name} was {before}, is {now}, and should be {at_least} or more"
+            same = same + 1 if now == before and now >= at_least else 0
             before = now
-            time.sleep(0.2)
+            time.sleep(0.1)
         return now
 
     def stop(self, number=signal.SIGTERM):
         """Stop it, and return its exit code and whatever survived."""
         family = psutil.Process(self.process.pid).children(recursive=True)
         self.process.send_signal(number)
-        status = self.process.wait(60)
-        _, alive = psutil.wait_procs(family, timeout=10)
+        status = self.process.wait(120)
+        _, alive = psutil.wait_procs(family, timeout=30)
         for survivor in alive:
             survivor.kill()
         return status, alive

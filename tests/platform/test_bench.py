@@ -35,7 +35,7 @@ def test_the_benchmark_measures(tmp_path):
     parts = ("--part=path", "--part=workers", "--part=transport", "--part=loop")
     options = (*parts, "--workload=W2", "--size=720p", "--concurrency=1", "--rounds=1")
     files = (f"--json={tmp_path / 'bench.json'}", f"--picture={tmp_path / 'bench.png'}")
-    command = [sys.executable, "-m", "loadtest.bench", "--quick", "--seconds=0.5", *options, *files]
+    command = [sys.executable, "-m", "loadtest.bench", "--quick", "--seconds=1", *options, *files]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
 
     assert done.returncode == 0, done.stderr
@@ -106,7 +106,7 @@ async def test_the_servers_beside_find_the_same(tmp_path, ours, name):
         assert (found["label"], found["class_id"]) == (wanted["label"], wanted["class_id"])
         assert found["score"] == pytest.approx(wanted["score"], abs=1e-6)
         assert found["box"] == pytest.approx(wanted["box"], abs=1e-3)
-    assert figures["images_per_second"] > 0
+    assert figures["answers"] > 0
     assert figures["cpu_ms"]["server"] > 0
     assert "triton" not in shared or shared["server"] & shared["triton"]
     assert not [file for files in shared.values() for file in files if Path(file).exists()]

@@ -24,7 +24,7 @@ async def curl(platform):
         process = await asyncio.create_subprocess_exec(
             "curl", "--silent", "--show-error", *arguments, platform.url + target, stdout=asyncio.subprocess.PIPE
         )
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(90):
             output, _ = await process.communicate()
         assert process.returncode == 0
         return output

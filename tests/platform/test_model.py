@@ -66,7 +66,7 @@ async def test_versions_come_and_go_beside_the_one_that_serves(platform, http, b
 
 async def until_served(http, versions):
     """Wait until the gateway has noticed."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(90):
         while True:
             async with http.get(f"/v1/models/{MODEL}") as response:
                 if (await response.json())["versions"] == versions:

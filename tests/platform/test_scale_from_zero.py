@@ -35,7 +35,7 @@ def gateway(tmp_path, triton):
     gateway = Gateway(tmp_path / "gateway.log", *options)
     yield gateway
     gateway.process.terminate()
-    gateway.process.wait(20)
+    gateway.process.wait(120)
 
 
 async def spelt(response):

@@ -15,7 +15,7 @@ from tests.conftest import missing
 
 @pytest.fixture(scope="module")
 def document(platform):
-    with urllib.request.urlopen(f"{platform.url}/openapi.json", timeout=5) as response:
+    with urllib.request.urlopen(f"{platform.url}/openapi.json", timeout=30) as response:
         return json.load(response)
 
 

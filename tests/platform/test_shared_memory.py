@@ -24,7 +24,7 @@ from triton_runtime.standin import Standin
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-SOON = 20.0
+SOON = 60.0
 OPTION = {"triton_shared_memory": 1}
 """MiB: 16 slots, so few that they run out."""
 CALLERS = 24

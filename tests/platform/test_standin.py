@@ -49,7 +49,7 @@ def inferences(platform, number):
     """How many images the Triton of that number has worked on, warm-up included; None while it does not serve."""
     port = platform.ports["triton_metrics"] + 10 * (number - 1)
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as response:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as response:
             page = response.read().decode()
     except OSError:
         return None
@@ -76,7 +76,7 @@ async def test_two_tritons_share_the_load_and_stop_without_a_trace(fleet):
     assert len(servers(platform)) == 2
     before = [inferences(platform, number) for number in (1, 2)]
     async with aiohttp.ClientSession(platform.url) as session:
-        async with asyncio.timeout(30):  # the gateway has its own time to notice the one that came later
+        async with asyncio.timeout(90):  # the gateway has its own time to notice the one that came later
             while not all(inferences(platform, number) > before[number - 1] for number in (1, 2)):
                 assert await answers_are_right(session, range(60))
         board = (platform.folder / "state" / "board.jpg").read_bytes()
@@ -103,7 +103,7 @@ async def test_the_death_of_one_does_not_touch_the_other(fleet):
     platform = fleet(2)
     before = servers(platform)
     before[2].kill()
-    async with asyncio.timeout(30), aiohttp.ClientSession(platform.url) as session:
+    async with asyncio.timeout(90), aiohttp.ClientSession(platform.url) as session:
         while "Triton 2 was killed by SIGKILL; starting it again" not in platform.output:
             await asyncio.sleep(0.05)
         while (anew := inferences(platform, 2)) is None:

@@ -17,7 +17,7 @@ from triton_runtime.process import Child, running
 def child(tmp_path):
     """Makes a child that runs a piece of Python; what it reports is kept in `reports`."""
 
-    def make(code, stop_seconds=5, **options):
+    def make(code, stop_seconds=30, **options):
         reports = []
         child = Child(
             name="it",
@@ -34,7 +34,7 @@ def child(tmp_path):
 
 
 async def until(condition):
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not condition():
             await asyncio.sleep(0.01)
 
@@ -175,7 +175,7 @@ async def test_children_stop_at_the_same_time(child, tmp_path):
 async def test_a_stop_that_meets_a_look_is_not_lost(child):
     """The watch wakes itself up once a second; a stop at that very moment must not be taken for its own doing."""
     it, _ = child("import time; time.sleep(60)")
-    async with asyncio.timeout(10), running([it]):
+    async with asyncio.timeout(30), running([it]):
         await until(lambda: it.pid)
         time.sleep(1.2)  # noqa: ASYNC251 (the loop is to find both at the same time)
         await asyncio.sleep(0)

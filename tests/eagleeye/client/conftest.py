@@ -71,7 +71,7 @@ def connect(kind):
 
 async def until(condition):
     """Wait for what has no event of its own."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not condition():
             await asyncio.sleep(0.005)
 

@@ -117,12 +117,12 @@ def quick(monkeypatch):
 async def test_a_request_reaches_the_gateway_as_it_was_meant(connect):
     """The bytes, the options, the key, and the time that is left."""
     service = Service()
-    async with service.serve() as url, connect(url, key="secret", timeout_seconds=9) as client:
+    async with service.serve() as url, connect(url, key="secret", timeout_seconds=90) as client:
         found = await client.detect(b"image", model="m", score_threshold=0.5)
     (request,) = service.requests
     assert service.sent == ["image"]
     assert request.parameters["score_threshold"].string_param == "0.5"
-    assert 8000 < int(request.parameters["timeout_ms"].string_param) <= 9000
+    assert 50_000 < int(request.parameters["timeout_ms"].string_param) <= 90_000
     assert (request.model_name, service.metadata[0]["x-api-key"]) == ("m", "secret")
     assert (found.labels, found.image_wh) == (("pin-hole",), (640, 480))
 
@@ -175,7 +175,7 @@ async def test_attempts_end(connect):
 
 async def test_the_timeout_bounds_silence(connect):
     """One that never answers."""
-    async with Service(silence).serve() as url, connect(url, timeout_seconds=0.5) as client, asyncio.timeout(10):
+    async with Service(silence).serve() as url, connect(url, timeout_seconds=0.5) as client, asyncio.timeout(30):
         with pytest.raises(TimedOut, match=r"did not answer within 0.5 s"):
             await client.detect(b"image")
 
@@ -221,7 +221,7 @@ async def test_certificates_are_verified(connect, tmp_path):
         [(server.key.read_bytes(), server.certificate.read_bytes())], clients.pem, require_client_auth=True
     )
     async with Service().serve(credentials=credentials) as url:
-        async with connect(url, timeout_seconds=5) as client:
+        async with connect(url, timeout_seconds=30) as client:
             with pytest.raises(Unreachable, match="CERTIFICATE_VERIFY_FAILED"):
                 await client.detect(b"image")
         options = {"client_certificate": mine.certificate, "client_key": mine.key}
@@ -232,7 +232,7 @@ async def test_certificates_are_verified(connect, tmp_path):
 async def test_closing_ends_what_is_under_way(connect):
     """With an error that says so, and not as if the gateway had failed."""
     service = Service(silence)
-    async with service.serve() as url, connect(url) as client, asyncio.timeout(10):
+    async with service.serve() as url, connect(url) as client, asyncio.timeout(30):
         asking = asyncio.create_task(client.detect(b"image"))
         await until(lambda: service.requests)
         await close(client)
@@ -251,7 +251,7 @@ async def test_leaving_a_batch_does_not_wait_for_what_is_under_way(connect):
     async with (
         Service(nothing, *[silence] * 20).serve() as url,
         connect(url, concurrency=1) as client,
-        asyncio.timeout(10),
+        asyncio.timeout(30),
     ):
         assert len(await client.all("detect_many", [b"image"] * 20, first=1)) == 1
         await until(lambda: not own_threads())
@@ -401,9 +401,9 @@ async def test_a_refused_stream_is_told_at_once(connect):
 async def test_a_silent_stream_times_out(connect):
     """Whether it ever answered or not; the call is ended."""
     service = Service(answers(0, silence), answers(3, silence))
-    async with service.serve() as url, connect(url, timeout_seconds=0.5) as client, asyncio.timeout(10):
+    async with service.serve() as url, connect(url, timeout_seconds=1) as client, asyncio.timeout(30):
         for _ in range(2):
-            with pytest.raises(TimedOut, match=r"the stream has not answered for 0.5 s"):
+            with pytest.raises(TimedOut, match=r"the stream has not answered for 1 s"):
                 await client.all("stream", LETTERS)
         await until(lambda: service.ended == 2)
 
@@ -412,12 +412,12 @@ async def test_a_camera_may_pause(connect):
     """No frame, no timeout."""
 
     def camera():
-        for letter in LETTERS[:3]:
+        for letter in LETTERS[:2]:
             yield letter
-            threading.Event().wait(0.4)
+            threading.Event().wait(1.2)
 
-    async with Service().serve() as url, connect(url, timeout_seconds=0.2) as client:
-        assert len(await client.all("stream", camera())) == 3
+    async with Service().serve() as url, connect(url, timeout_seconds=1) as client:
+        assert len(await client.all("stream", camera())) == 2
 
 
 async def test_answers_out_of_order_end_the_stream(connect):
@@ -516,7 +516,7 @@ async def test_leaving_a_stream_ends_its_call(connect, latest):
     stopped = threading.Event()
     service = Service()
     before = asyncio.all_tasks()
-    async with service.serve() as url, connect(url) as client, asyncio.timeout(10):
+    async with service.serve() as url, connect(url) as client, asyncio.timeout(30):
         assert len(await client.all("stream", camera(), latest=latest, first=3)) == 3
         await until(lambda: service.ended == 1 and not own_threads())
         await until(lambda: not [task for task in asyncio.all_tasks() - before if "eagleeye" in task.get_name()])
@@ -536,7 +536,7 @@ async def test_an_abandoned_generator_of_frames_is_closed():
         finally:
             closed.set()
 
-    async with Service().serve() as url, AsyncClient(url) as client, asyncio.timeout(10):
+    async with Service().serve() as url, AsyncClient(url) as client, asyncio.timeout(30):
         async with contextlib.aclosing(client.stream(camera())) as frames:
             await anext(frames)
         assert closed.is_set()
@@ -564,10 +564,10 @@ async def test_closing_the_client_ends_its_streams(connect):
 
     def camera():
         yield b"a"
-        go.wait(10)
+        go.wait(60)
 
     service = Service()
-    async with service.serve() as url, connect(url) as client, asyncio.timeout(10):
+    async with service.serve() as url, connect(url) as client, asyncio.timeout(30):
         streaming = asyncio.create_task(client.all("stream", camera()))
         await until(lambda: service.requests)
         await asyncio.sleep(0.05)

@@ -99,11 +99,13 @@ def quick(monkeypatch):
 async def test_a_request_reaches_the_gateway_as_it_was_meant(connect):
     """The bytes, the options, the key, and the time that is left."""
     server = Server()
-    async with server.serve() as url, connect(url, key="secret", timeout_seconds=9) as client:
+    async with server.serve() as url, connect(url, key="secret", timeout_seconds=90) as client:
         found = await client.detect(b"image", model="m", score_threshold=0.5)
     ((line, headers, body),) = server.requests
     assert body == b"image"
-    assert line.startswith("POST /v1/detect?model=m&score_threshold=0.5&timeout_ms=8")
+    target, _, timeout_ms = line.removesuffix(" HTTP/1.1").partition("&timeout_ms=")
+    assert target == "POST /v1/detect?model=m&score_threshold=0.5"
+    assert 50_000 < int(timeout_ms) <= 90_000
     assert (headers["x-api-key"], headers["content-type"]) == ("secret", "application/octet-stream")
     assert found.labels == ("pin-hole",)
 
@@ -182,7 +184,7 @@ async def test_attempts_end(connect, script, error, code):
 async def test_a_retry_after_beyond_the_timeout_is_not_waited_for(connect):
     """The error comes at once, with the wait that was asked for."""
     server = Server(busy(retry_after="60"))
-    async with server.serve() as url, connect(url, timeout_seconds=30) as client, asyncio.timeout(10):
+    async with server.serve() as url, connect(url, timeout_seconds=30) as client, asyncio.timeout(30):
         with pytest.raises(Refused) as caught:
             await client.detect(b"image")
     assert caught.value.retry_after_seconds == 60
@@ -252,7 +254,7 @@ async def test_the_timeout_bounds_slow_answers(connect, tmp_path, step, has_tls)
     options = {"ca_certificate": authority.path} if has_tls else {}
     server = Server(step)
     async with server.serve(context=serving(authority) if has_tls else None) as url:
-        async with connect(url, timeout_seconds=0.5, **options) as client, asyncio.timeout(10):
+        async with connect(url, timeout_seconds=0.5, **options) as client, asyncio.timeout(30):
             with pytest.raises(TimedOut, match=r"did not answer within 0.5 s"):
                 await client.detect(b"image")
         await until(lambda: server.open == 0)
@@ -262,7 +264,7 @@ async def test_the_timeout_bounds_slow_uploads(connect):
     """A server that never reads, and an image that no buffer holds."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        async with connect(url, timeout_seconds=0.5) as client, asyncio.timeout(10):
+        async with connect(url, timeout_seconds=0.5) as client, asyncio.timeout(30):
             with pytest.raises(TimedOut):
                 await client.detect(bytes(50_000_000))
     await asyncio.sleep(0.05)  # the listener has reset the connection, and asyncio has heard of it
@@ -278,7 +280,7 @@ async def test_the_timeout_bounds_connecting(connect):
             filler.setblocking(False)
             filler.connect_ex(listener.getsockname())
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        async with connect(url, timeout_seconds=0.5) as client, asyncio.timeout(10):
+        async with connect(url, timeout_seconds=0.5) as client, asyncio.timeout(30):
             with pytest.raises(TimedOut):
                 await client.detect(b"image")
 
@@ -288,7 +290,7 @@ async def test_the_timeout_bounds_name_resolution(connect, monkeypatch):
     go = threading.Event()
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: go.wait(60) and [])
     try:
-        async with connect("http://gateway.invalid", timeout_seconds=0.5) as client, asyncio.timeout(10):
+        async with connect("http://gateway.invalid", timeout_seconds=0.5) as client, asyncio.timeout(30):
             with pytest.raises(TimedOut):
                 await client.detect(b"image")
     finally:
@@ -434,11 +436,15 @@ async def gone(reader):
 
 
 class Echo(Server):
-    """Answers each image with itself as the label, as late as `delays` says; counts how many are under way."""
+    """Answers each image with itself as the label, as late as `delays` says; counts how many are under way.
 
-    def __init__(self, delays=None):
+    None is answered before so many have been under way at a time as `together` says.
+    """
+
+    def __init__(self, delays=None, together=1):
         super().__init__()
         self.delays = delays or {}
+        self.together = together
         self.under_way = self.most = 0
 
     async def _talk(self, reader, writer):
@@ -450,6 +456,7 @@ class Echo(Server):
                 self.under_way += 1
                 self.most = max(self.most, self.under_way)
                 try:
+                    await until(lambda: self.most >= self.together)
                     with contextlib.suppress(TimeoutError):
                         async with asyncio.timeout(self.delays.get(request[2], 0.01)):
                             await gone(reader)
@@ -472,7 +479,7 @@ def labels(results):
 
 async def test_a_batch_is_answered_in_order(connect):
     """Whichever answer comes first, and never more than `concurrency` at a time."""
-    server = Echo({b"0": 0.2, b"7": 0.1})
+    server = Echo({b"0": 0.2, b"7": 0.1}, together=4)
     async with server.serve() as url, connect(url) as client:
         assert labels(await client.all("detect_many", IMAGES, concurrency=4)) == [str(number) for number in range(30)]
     assert server.most == 4
@@ -525,7 +532,7 @@ async def test_images_are_taken_as_they_are_needed(connect):
 async def test_leaving_a_batch_does_not_wait_for_what_is_under_way(connect):
     """Slow answers are nobody's any more."""
     server = Echo({b"slow": 60})
-    async with server.serve() as url, connect(url) as client, asyncio.timeout(10):
+    async with server.serve() as url, connect(url) as client, asyncio.timeout(30):
         await client.all("detect_many", [b"0", *[b"slow"] * 20], concurrency=4, first=1)
         await until(lambda: not own_threads() and server.open <= 1)
 
@@ -578,7 +585,7 @@ async def test_a_closed_client_says_so(connect):
 async def test_closing_ends_what_is_under_way(connect, script):
     """A request, or the wait before the next attempt."""
     server = Server(*script)
-    async with server.serve() as url, connect(url) as client, asyncio.timeout(10):
+    async with server.serve() as url, connect(url) as client, asyncio.timeout(30):
         asking = asyncio.create_task(client.detect(b"image"))
         await until(lambda: server.requests)
         await asyncio.sleep(0.05)
@@ -638,6 +645,6 @@ async def test_health_is_asked_once(connect, unused_tcp_port, monkeypatch):
     async with server.serve() as url, connect(url) as client:
         health = await client.health()
         assert (health.live, health.ready) == (True, False)
-    async with connect(f"http://127.0.0.1:{unused_tcp_port}") as client, asyncio.timeout(5):
+    async with connect(f"http://127.0.0.1:{unused_tcp_port}") as client, asyncio.timeout(30):
         with pytest.raises(Unreachable):
             await client.health()

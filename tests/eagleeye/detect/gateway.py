@@ -1,6 +1,7 @@
 """A real gateway as a process of its own, which a test may kill, in front of a Triton that does as it is told."""
 
 import contextlib
+import math
 import subprocess
 import sys
 import threading
@@ -37,6 +38,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         seconds_per_image: how long each takes.
         seen: the brightness of each image that was asked about.
         ready: whether there is a model.
+        most: while it has seen more images than these, it holds all answers back: no run gets to its end by itself.
         pause: cleared, it holds all answers back.
     """
 
@@ -47,6 +49,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
     def reset(self):
         """Be fast and ready, and begin to count."""
         self.seconds_per_image = 0.0
+        self.most = math.inf
         self.seen = set()
         self.ready = True
         self.pause.set()
@@ -71,6 +74,8 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         brightness = float(np.frombuffer(request.raw_input_contents[0], np.uint8).mean())
         self.seen.add(brightness)
         self.pause.wait()
+        while len(self.seen) > self.most:
+            time.sleep(0.005)
         time.sleep(self.seconds_per_image)
         outputs = {
             "boxes": ("FP32", np.array([[[0, 0, cat_width(brightness), 32], [32, 0, 64, 32]]], np.float32)),
@@ -103,7 +108,7 @@ def serving(triton):
     try:
         yield port
     finally:
-        triton.pause.set()
+        triton.reset()
         server.stop(None)
 
 
@@ -138,7 +143,7 @@ class Gateway:
 
     def _is_ready(self):
         try:
-            with urllib.request.urlopen(f"{self.http}/readyz", timeout=1) as response:
+            with urllib.request.urlopen(f"{self.http}/readyz", timeout=10) as response:
                 return response.status == 200
         except (urllib.error.HTTPError, OSError):
             return False
@@ -150,4 +155,4 @@ class Gateway:
     def stop(self):
         if self.process.poll() is None:
             self.process.terminate()
-            self.process.wait(30)
+            self.process.wait(60)

@@ -22,6 +22,8 @@ from tests.eagleeye.detect.test_command import rows
 
 COUNT = 40
 SOON = 60
+UNCOUNTED = (0, 1)
+"""Pictures that stand in an output and are not told of: Ctrl-C may come between the two."""
 SLOWLY = 0.05
 """Seconds for an image: with two at a time, a run takes a second."""
 
@@ -75,7 +77,8 @@ def test_a_killed_run_goes_on(launch, here, slow_gateway, triton, output):
     triton.seconds_per_image = SLOWLY
     path = here / output
     arguments = command(output, slow_gateway, "many")
-    for _ in range(2):
+    for most in (16, 32):
+        triton.most = most
         before = progress_of(path)
         child = launch(*arguments, "--resume")
         until(lambda before=before: progress_of(path) > before + 8, child)
@@ -96,13 +99,13 @@ def test_a_killed_run_goes_on(launch, here, slow_gateway, triton, output):
 def test_a_killed_run_over_a_video_goes_on(launch, here, slow_gateway, triton):
     """At the frame where it stopped."""
     film(here / "clip.avi", COUNT)
-    triton.seconds_per_image = SLOWLY
+    triton.seconds_per_image, triton.most = SLOWLY, COUNT // 2
     arguments = command("found.jsonl", slow_gateway, "clip.avi")
     child = launch(*arguments)
     until(lambda: progress_of(here / "found.jsonl") > 8, child)
     child.kill()
     child.communicate()
-    triton.seconds_per_image = 0
+    triton.reset()
     assert launch(*arguments, "--resume").wait(SOON) == 0
     assert names_in(here / "found.jsonl") == list(range(COUNT))
 
@@ -111,7 +114,7 @@ def test_a_killed_run_over_a_video_goes_on(launch, here, slow_gateway, triton):
 @pytest.mark.usefixtures("many")
 def test_an_interrupted_run_leaves_what_is_done(launch, here, slow_gateway, triton, output):
     """Ctrl-C ends it with 130, two lines and an output that can be used; the second tells how to go on."""
-    triton.seconds_per_image = SLOWLY
+    triton.seconds_per_image, triton.most = SLOWLY, COUNT // 2
     child = launch(*command(output, slow_gateway, "many"))
     until(lambda: progress_of(here / output) > 8, child)
     child.send_signal(signal.SIGINT)
@@ -120,8 +123,10 @@ def test_an_interrupted_run_leaves_what_is_done(launch, here, slow_gateway, trit
     assert (child.returncode, stdout) == (130, b"")
     done = int(re.match(r"(\d+) of \1 images done", summary)[1])
     assert last == "interrupted; the same command with --resume goes on"
-    assert names_in(here / output) == [f"many/{number:02d}.png" for number in range(done)]
-    triton.seconds_per_image = 0
+    names = names_in(here / output)
+    assert names == [f"many/{number:02d}.png" for number in range(len(names))]
+    assert len(names) - done in UNCOUNTED
+    triton.reset()
     assert launch(*command(output, slow_gateway, "many"), "--resume").wait(SOON) == 0
     assert names_in(here / output) == [f"many/{number:02d}.png" for number in range(COUNT)]
 
@@ -130,16 +135,16 @@ def test_an_interrupted_run_leaves_what_is_done(launch, here, slow_gateway, trit
 def test_an_interrupted_video_can_be_watched(launch, here, slow_gateway, triton, face):
     """Up to where it came; it has its name, and nothing else is left."""
     film(here / "clip.avi", COUNT)
-    triton.seconds_per_image = SLOWLY
+    triton.seconds_per_image, triton.most = SLOWLY, COUNT // 2
     child = launch("detect", "clip.avi", "--output", "new.avi", "--url", getattr(slow_gateway, face))
     until(lambda: len(triton.seen) > 8, child)
     child.send_signal(signal.SIGINT)
     _, said = child.communicate(timeout=SOON)
-    assert child.returncode == 130
+    assert child.returncode == 130, said
     done = int(re.match(rb"(\d+) of", said)[1])
     assert said.decode().splitlines()[1:] == ["interrupted"]
     capture = cv2.VideoCapture(str(here / "new.avi"))
-    assert capture.get(cv2.CAP_PROP_FRAME_COUNT) == done
+    assert capture.get(cv2.CAP_PROP_FRAME_COUNT) - done in UNCOUNTED
     capture.release()
     assert sorted(path.name for path in here.iterdir()) == ["clip.avi", "new.avi"]
 
@@ -192,7 +197,7 @@ def test_a_disk_that_fills_up_loses_nothing(launch, here, gateway, output):
 @pytest.mark.usefixtures("many")
 def test_a_gateway_that_dies_ends_the_run(launch, here, own_gateway, triton):
     """One line tells that, and how to go on; when it is back, the run does, and nothing is there twice."""
-    triton.seconds_per_image = SLOWLY
+    triton.seconds_per_image, triton.most = SLOWLY, COUNT // 2
     arguments = [*command("found.jsonl", own_gateway, "many"), "--timeout-seconds", 2]
     child = launch(*arguments)
     until(lambda: progress_of(here / "found.jsonl") > 8, child)
@@ -206,7 +211,7 @@ def test_a_gateway_that_dies_ends_the_run(launch, here, own_gateway, triton):
     assert last.endswith("; the same command with --resume goes on")
     assert str(own_gateway.http_port) in last
     own_gateway.start()
-    triton.seconds_per_image = 0
+    triton.reset()
     assert launch(*arguments, "--resume").wait(SOON) == 0
     assert names_in(here / "found.jsonl") == [f"many/{number:02d}.png" for number in range(COUNT)]
 

@@ -13,7 +13,7 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 from gateway.triton.shared_memory import FOLDER
 from tests.gateway.test_contract import config
 
-SOON = 5.0
+SOON = 30.0
 
 
 class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):

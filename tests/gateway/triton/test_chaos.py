@@ -20,7 +20,7 @@ from tests.gateway.triton.name_server import name_server
 from tests.platform.conftest import free_ports
 
 CALLERS = 12
-TIMEOUT_SECONDS = 20
+TIMEOUT_SECONDS = 60
 INFERENCE_SECONDS = 0.02
 NAME = "triton.vision.svc.cluster.local."
 

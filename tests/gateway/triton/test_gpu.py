@@ -11,6 +11,7 @@ from gateway.triton import gpu
 from gateway.triton.discovery import FixedAddresses
 from gateway.triton.fleet import Fleet
 from gateway.triton.gpu import GpuUse
+from tests.gateway.triton.fake_triton import SOON
 
 HEAD = """# HELP nv_gpu_utilization GPU utilization rate [0.0 - 1.0)
 # TYPE nv_gpu_utilization gauge
@@ -50,7 +51,7 @@ def _serving(page):
 )
 async def test_what_triton_says_of_its_gpus(monkeypatch, page, expected):
     """The mean of all; nothing where there is no GPU, or no answer in time."""
-    monkeypatch.setattr(gpu, "_TIMEOUT_SECONDS", 0.2)
+    monkeypatch.setattr(gpu, "_TIMEOUT_SECONDS", 0.2 if page == "slow" else SOON)
     async with TestServer(_serving(page), shutdown_timeout=0.1) as server, GpuUse(server.port) as gpu_use:
         assert await gpu_use.of(f"{server.host}:8001") == expected
 
