@@ -45,9 +45,10 @@ class FairQueue(Generic[T]):
     def __init__(self) -> None:
         self._bands: dict[Priority, _Band[T]] = {priority: _Band(_STRIDES[priority]) for priority in Priority}
         self._now = 0
+        self._size = 0  # of all bands; it is asked some ten times an image
 
     def __len__(self) -> int:
-        return sum(band.size for band in self._bands.values())
+        return self._size
 
     def push(self, item: T, priority: Priority, flow: str) -> None:
         """Let an item wait. A band or flow that did not wait before starts level with the others: it saves no turns."""
@@ -55,6 +56,7 @@ class FairQueue(Generic[T]):
         band.turn_at = self._turn_at(band)
         band.flows.setdefault(flow, deque()).append(item)
         band.size += 1
+        self._size += 1
 
     def pop(self, may_go: Callable[[Priority, str], bool] = lambda _, __: True) -> T | None:
         """Take the next item of a flow that may go; None if there is none. Who may not does not save up its turns."""
@@ -74,6 +76,7 @@ class FairQueue(Generic[T]):
         if item in items:
             items.remove(item)  # type: ignore[union-attr]  # it is in there, so this is no empty tuple
             band.size -= 1
+            self._size -= 1
             if not items:
                 del band.flows[flow]
 
@@ -98,12 +101,12 @@ class FairQueue(Generic[T]):
     def _turn_at(self, band: _Band[T]) -> int:
         return band.turn_at if band.size else max(band.turn_at, self._now)
 
-    @staticmethod
-    def _take(band: _Band[T], flow: str) -> T:
+    def _take(self, band: _Band[T], flow: str) -> T:
         """The first item of a flow, which goes to the end of the round."""
         items = band.flows.pop(flow)
         item = items.popleft()
         band.size -= 1
+        self._size -= 1
         if items:
             band.flows[flow] = items
         return item
