@@ -184,5 +184,7 @@ async def open_page(browser, url):  # noqa: ARG001 (pages close before what they
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def page(open_page, url):
-    """The console, at the Detect view."""
-    return await open_page(url)
+    """The console, at the Detect view, when it knows the models: what is done by scripts does not wait for them."""
+    page = await open_page(url)
+    await page.wait_for_selector("#camera:enabled")
+    return page
