@@ -46,6 +46,18 @@ async def test_pictures_are_dropped_and_found_in(page):
     assert "1 of 3 files passed over" in await page.inner_text("#notice")
 
 
+async def test_pictures_may_come_before_a_model(open_page, url, predictor):
+    """They wait for it, and are asked about then."""
+    served, predictor.models = predictor.models, {}
+    page = await open_page(url)
+    await says(page, "#notice", "No model is served")
+    await drop(page, ("one.png", picture()))
+    await page.wait_for_selector("#stage:visible")
+    predictor.models = served
+    await page.click("#reload-models")
+    await until_counted(page, 2)
+
+
 async def test_a_folder_is_picked(page, tmp_path):
     """With all pictures below it."""
     (tmp_path / "below").mkdir()
