@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias
 
 import grpc
 import structlog
@@ -18,6 +18,7 @@ from gateway.triton.contract import ContractError, parse_model
 from gateway.triton.failure import CallFailed, Reason, could_not_run, is_stopping, read_failure
 from gateway.triton.health import Health, State
 from gateway.triton.messages import predictions
+from gateway.triton.short_calls import ShortCalls
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from gateway.model import Model
     from gateway.triton.messages import Question
     from gateway.triton.shared_memory import SharedMemory
+
+    Call: TypeAlias = grpc.aio.Call | asyncio.Future[service_pb2.ModelInferResponse]
 
 _PROBE_INTERVAL_SECONDS: Final = 0.5
 _PROBE_TIMEOUT_SECONDS: Final = 1.0  # with the interval: a Triton that stalls is known to within 1.5 s
@@ -90,8 +93,8 @@ class Endpoint:
         self._attachment = Attachment(memory, address) if memory else None
         self._attaching: asyncio.Task[None] | None = None
         self._refused: dict[str, str] = {}  # models that are no detectors, and why: said once, not with every probe
-        self._calls: dict[grpc.aio.Call, tuple[Model, int]] = {}
-        self._taken_back: set[grpc.aio.Call] = set()
+        self._calls: dict[Call, tuple[Model, int]] = {}
+        self._taken_back: set[Call] = set()
         self._probed = asyncio.Event()
         self._probe_now = asyncio.Event()
         self._up = metrics.endpoint_up.labels(address)
@@ -101,7 +104,9 @@ class Endpoint:
         self._channel = grpc.aio.insecure_channel(self.address, options=_CHANNEL_OPTIONS)
         self._triton = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
         # as the stub's own, but for requests that are bytes already
-        self._infer = self._channel.unary_unary(_INFER, response_deserializer=service_pb2.ModelInferResponse.FromString)
+        read = service_pb2.ModelInferResponse.FromString
+        self._infer = self._channel.unary_unary(_INFER, response_deserializer=read)
+        self._infer_shortly = ShortCalls(self.address, _INFER, response_deserializer=read)
         self._watching = asyncio.create_task(self._watch(), name=f"watch {self.address}")
         await self._probed.wait()
         return self
@@ -115,6 +120,7 @@ class Endpoint:
         await asyncio.gather(*tasks, return_exceptions=True)
         if self._attachment:
             await self._attachment.close(self._triton)
+        await self._infer_shortly.close()
         await self._channel.close()
 
     # what the balancer asks
@@ -166,7 +172,9 @@ class Endpoint:
         """
         model, version = question.model, question.version
         start = time.monotonic()
-        call = self._infer(message, timeout=deadline.remaining_seconds(), metadata=tuple(tracing.headers().items()))
+        is_short = region is not None and self._infer_shortly.takes(len(message))
+        infer = self._infer_shortly if is_short else self._infer
+        call = infer(message, timeout=deadline.remaining_seconds(), metadata=tuple(tracing.headers().items()))
         outcome = "cancelled"
         with self._counted(call, model, version):
             try:
@@ -263,7 +271,7 @@ class Endpoint:
         }
 
     @contextlib.contextmanager
-    def _counted(self, call: grpc.aio.Call, model: Model, version: int) -> Iterator[None]:
+    def _counted(self, call: Call, model: Model, version: int) -> Iterator[None]:
         outstanding = self._metrics.triton_outstanding.labels(self.address)
         self._calls[call] = (model, version)
         self.health.began()

@@ -33,17 +33,16 @@ from gateway.triton.attachment import Attachment
 from gateway.triton.contract import parse_model
 from gateway.triton.messages import Question, predictions
 from gateway.triton.shared_memory import SharedMemory, SharedMemoryError
+from gateway.triton.short_calls import ShortCalls
 from loadtest.baselines.gpu import SCALED
 from loadtest.bench.limit import Stages
 from loadtest.chaos.processes import HOST
 from triton_runtime.standin import MODEL
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator
 
     from gateway.model import Model
-
-    Infer = Callable[[bytes], Awaitable[service_pb2.ModelInferResponse]]
 
 VERSION: Final = 1
 """Of the model."""
@@ -51,6 +50,7 @@ SHARED_MIB: Final = 64
 """As the gateway has in `make bench`: for 128 tensors of 416 x 416 at a time."""
 _INFER: Final = "/inference.GRPCInferenceService/ModelInfer"
 _START_SECONDS: Final = 5.0
+_TIMEOUT_SECONDS: Final = 30.0
 _GRACE_SECONDS: Final = 1.0
 
 
@@ -64,7 +64,7 @@ class BareHop:
         pixels: the threads in which images are decoded and resized.
         memory: where Triton finds the tensors.
         region: the name by which Triton knows the memory.
-        infer: a serialized `ModelInferRequest` -> Triton's answer.
+        infer: asks Triton.
     """
 
     model: Model
@@ -72,7 +72,7 @@ class BareHop:
     pixels: ThreadPoolExecutor
     memory: SharedMemory
     region: str
-    infer: Infer
+    infer: ShortCalls[service_pb2.ModelInferResponse]
 
     async def detect(self, request: web.Request) -> web.Response:
         """The objects in one image."""
@@ -85,7 +85,7 @@ class BareHop:
             if slot is None:
                 return web.Response(text=f"the {SHARED_MIB} MiB of shared memory are full", status=503)
             message = Question(self.model, VERSION, tensor).message_about(slot, self.region)
-            found = predictions(await self.infer(message), self.model)
+            found = predictions(await self.infer(message, timeout=_TIMEOUT_SECONDS), self.model)
         return web.Response(body=self.stages.finish(found, back), content_type="application/json")
 
 
@@ -117,7 +117,8 @@ async def _connected(triton: str, *, is_scaled: bool) -> AsyncIterator[BareHop]:
         region = await stack.enter_async_context(_shared(memory, stub, triton))
         thresholds = Thresholds(model.score_threshold, model.iou_threshold)
         stages = Stages(model.name, str(VERSION), model.labels, model.input_wh, thresholds, is_scaled)
-        infer = channel.unary_unary(_INFER, response_deserializer=service_pb2.ModelInferResponse.FromString)
+        infer = ShortCalls(triton, _INFER, service_pb2.ModelInferResponse.FromString)
+        stack.push_async_callback(infer.close)
         yield BareHop(model, stages, pixels, memory, region, infer)
 
 
