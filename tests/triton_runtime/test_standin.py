@@ -22,7 +22,7 @@ from tests.platform.conftest import free_ports
 from triton_runtime.environment import TritonEnvironment
 from triton_runtime.process import running
 from triton_runtime.server import Ports, TritonServer
-from triton_runtime.standin import MODEL, Standin, candidates, encode_png, fingerprint, numbered_picture
+from triton_runtime.standin import MODEL, SIZE, Standin, candidates, encode_png, fingerprint, numbered_picture
 from triton_runtime.stub.candidates import CANDIDATES, LABELS
 
 BASE_MS, PER_IMAGE_MS = 200, 2  # long enough for dozens of requests to arrive while one runs
@@ -82,6 +82,26 @@ def test_two_versions_never_agree(number, one, other, size):
         candidates(picture[np.newaxis], one), candidates(picture[np.newaxis], other), strict=True
     ):
         assert (one == other) == np.array_equal(array, another)
+
+
+@given(numbers, st.integers(0, SIZE * SIZE * 3 - 1), st.integers(1, 255))
+def test_every_byte_of_a_picture_of_the_default_size_counts(number, position, change):
+    """All its rows are sampled, so no mistake on the way to the model goes unseen."""
+    picture = numbered_picture(number)
+    changed = picture.copy()
+    changed.reshape(-1)[position] ^= change
+    assert fingerprint(picture) != fingerprint(changed)
+
+
+@given(st.sampled_from([(80, 64), (416, 416), (640, 640), (1080, 1920), (9000, 3)]), st.floats(0, 0.5))
+def test_a_larger_picture_is_sampled_all_over(size, top):
+    """Not every row counts, but a change of half the picture shows, wherever it lies."""
+    height, width = size
+    picture = numbered_picture(1, max(size))[:height, :width]
+    changed = picture.copy()
+    first = int(top * height)
+    changed[first : first + -(-height // 2)] ^= 1
+    assert fingerprint(picture) != fingerprint(changed)
 
 
 def test_a_picture_survives_its_png():
