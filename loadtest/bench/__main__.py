@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import tempfile
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
@@ -12,12 +11,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from gateway.settings import Settings
 from loadtest import machine
 from loadtest.baselines.servers import BASELINES
 from loadtest.bench import loop, page, report, stages, transport, workers
 from loadtest.bench.images import SIZES_WH
 from loadtest.bench.path import (
+    SCALED_DECODING,
     SHARED_MEMORY,
     STANDIN,
     Cell,
@@ -45,7 +44,6 @@ WORKLOADS: Final = ("W1", "W2")
 QUICK_RESULTS: Final = Path(".eagleeye/bench.json")
 MODEL: Final = "damoyolo_ns_deeppcb"
 _BASELINE_CELL: Final = Cell("1080p", 32)
-_SCALED: Final = bool(next(field.default for field in dataclasses.fields(Settings) if field.name == "scaled_decoding"))
 _FILE: Final = click.Path(dir_okay=False, path_type=Path)
 _FOLDER: Final = click.Path(file_okay=False, path_type=Path)
 
@@ -62,7 +60,7 @@ class Plan:
         rounds: measurements of each side of a cell, in turns.
         seconds: length of each.
         quick: whether stages are few and short.
-        is_scaled: whether gateway and limit decode large JPEGs at a part of their size.
+        is_scaled: whether gateway, limit and servers with our decoder decode large JPEGs at a part of their size.
         gateway_options: of `eagleeye gateway`, by name.
         models: where the published model lies.
     """
@@ -117,10 +115,10 @@ class GatewayOption(click.ParamType[tuple[str, object]]):
 @click.option("--rounds", type=click.IntRange(1), help="Measurements of each side in turns; medians count.")
 @click.option("--seconds", type=click.FloatRange(0.1), help="Length of one measurement, in seconds.")
 @click.option(
-    "--scaled-decoding/--whole-decoding",
+    "--scaled-decoding/--full-decoding",
     "is_scaled",
-    default=_SCALED,
-    help="How gateway and limit decode large JPEGs.",
+    default=True,
+    help="How gateway, limit and servers with our decoder decode large JPEGs.",
 )
 @click.option(
     "--shared-memory/--messages",
@@ -157,8 +155,9 @@ def main(
     """Measure each stage alone, and the whole path beside its limit and beside other servers.
 
     It starts Tritons, gateways and servers of its own on free ports, and stops them again. W1 is the shipped model on
-    the processor, W2 a stand-in for a GPU, which leaves the processors to all else. Figures mean something on a machine
-    that does nothing else.
+    the processor, W2 a stand-in for a GPU, which leaves the processors to all else. Gateways have switched on what is
+    there for speed on Triton's machine: shared memory and scaled decoding. Figures mean something on a machine that
+    does nothing else.
     """
     is_narrowed = bool(sizes or concurrencies)
     narrowed = _cells("W2", sizes, concurrencies, quick=False) if is_narrowed else []
@@ -172,7 +171,7 @@ def main(
         quick=quick,
         is_scaled=is_scaled,
         gateway_options=(dict(SHARED_MEMORY) if is_shared else {})
-        | ({"scaled_decoding": True} if is_scaled else {})
+        | (dict(SCALED_DECODING) if is_scaled else {})
         | dict(gateway_options),
         models=models,
     )

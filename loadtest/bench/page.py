@@ -12,11 +12,11 @@ import click
 
 from eagleeye.files import write_atomically
 from loadtest.bench.picture import server_title
-from loadtest.bench.report import BARE_HOP, BUSY_SHARE, RESULTS, SOAK_RESULTS
+from loadtest.bench.report import BARE_HOP, BUSY_SHARE, RESULTS, SOAK_RESULTS, decoding, is_scaled
 from loadtest.bench.watched_gateway import LONG_MS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from loadtest.bench.path import Figures
     from loadtest.bench.report import Results
@@ -55,7 +55,19 @@ def _origin(results: Results) -> str:
     settings = results["settings"]
     versions = ", ".join(f"{name} {number}" for name, number in results["versions"].items())
     rounds = f"medians of {settings['rounds']} rounds of {settings['seconds']:g} s a side"
-    return f"{_made_by(results, rounds)}\n\n{versions}."
+    return f"{_made_by(results, rounds)}\n\nOptions of the gateway: {_options(settings['gateway'])}.\n\n{versions}."
+
+
+def _options(gateway: Mapping[str, object]) -> str:
+    """As on the command line."""
+    told = (f"--{name.replace('_', '-')}" + ("" if value is True else f" {value}") for name, value in gateway.items())
+    return f"`{' '.join(told)}`" if gateway else "none"
+
+
+def _decoding(results: Results) -> str:
+    """For all that have our decoder."""
+    option = "--scaled-decoding" if is_scaled(results) else "--full-decoding"
+    return f"Gateway, limit and servers with our decoder decoded large JPEGs **{decoding(results)}** (`{option}`)."
 
 
 def _made_by(results: Results, how: str) -> str:
@@ -102,7 +114,7 @@ def _path(results: Results) -> str:
         "limit",
         "limit / served",
     ]
-    return _table(heads, rows)
+    return f"{_table(heads, rows)}\n\n{_decoding(results)}"
 
 
 def _added(results: Results) -> str:
@@ -148,7 +160,8 @@ def _servers(results: Results) -> str:
         if len(row["sides"]) > 2  # noqa: PLR2004 (the limit and ours)
         for side, figures in sorted(row["sides"].items(), key=lambda item: -item[1]["images_per_second"])
     ]
-    return _table(["server", "images/s", "ours / this", "p50 ms", "p99 ms", "CPU ms an image"], rows)
+    servers = _table(["server", "images/s", "ours / this", "p50 ms", "p99 ms", "CPU ms an image"], rows)
+    return f"{servers}\n\n{_decoding(results)}"
 
 
 def _cpu_ms(figures: Figures) -> float:
@@ -236,7 +249,7 @@ def _workers(results: Results) -> str:
     ]
     one, several = (workers["memory_bytes"][side]["gateway"] / 1e6 for side in ("served", "workers"))
     memory = f"Most resident memory: one process {one:.0f} MB, {count} with their supervisor {several:.0f} MB in sum."
-    return f"{_table(heads, rows)}\n\n{memory}"
+    return f"{_table(heads, rows)}\n\n{_decoding(results)} {memory}"
 
 
 def _soak(results: Results) -> str:

@@ -39,6 +39,8 @@ STANDIN: Final = Standin(base_ms=3.0, per_image_ms=0.4, size=416)
 """W2: a GPU that is so fast that all else is what is measured; its input is as large as the shipped model's."""
 SHARED_MEMORY: Final[Mapping[str, object]] = MappingProxyType({"triton_shared_memory": 64})
 """Of the gateway's options, in MiB: for 32 images at a time, and as many again."""
+SCALED_DECODING: Final[Mapping[str, object]] = MappingProxyType({"scaled_decoding": True})
+"""Of the gateway's options: the limit, and the servers beside that have our decoder, decode the same way."""
 PATH: Final = "/v1/detect"
 _BOX_TOLERANCE: Final = 0.5
 """Pixels: two builds of ONNX Runtime may differ in the last digits."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 from matplotlib.figure import Figure
 
 from loadtest.baselines.servers import BASELINES
-from loadtest.bench.report import BUSY_SHARE
+from loadtest.bench.report import BUSY_SHARE, decoding
 from loadtest.bench.stages import GATEWAY
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def draw(results: Results, file: Path) -> None:
     """Write a picture; its format is that of the file's suffix."""
     figure = Figure(_INCHES, layout="constrained")
     ratios, servers, ways = figure.subplots(3, height_ratios=(3, 2, 3))
-    figure.suptitle(origin(results), fontsize=9)
+    figure.suptitle(f"{origin(results)}; large JPEGs decoded {decoding(results)}", fontsize=9)
     _ratios(ratios, results["paths"], results.get("workers", {}))
     _servers(servers, results["paths"])
     _stages(ways, results["stages"])

@@ -194,9 +194,25 @@ def committed(file: Path = RESULTS) -> Results | None:
     return found
 
 
+def is_scaled(results: Results) -> bool:
+    """Whether gateway, limit and servers with our decoder decoded large JPEGs at a part of their size."""
+    return bool(results["settings"]["gateway"].get("scaled_decoding"))
+
+
+def decoding(results: Results) -> str:
+    """How large JPEGs were decoded, for people."""
+    return "at a part of their size" if is_scaled(results) else "in full"
+
+
+def _comparable(now: Results, then: Results | None) -> dict[str, float]:
+    """The committed ratios, or none of a run that decoded otherwise: it had another limit."""
+    ratios: dict[str, float] = then["ratios"] if then and is_scaled(then) == is_scaled(now) else {}
+    return ratios
+
+
 def regressions(now: Results, then: Results | None) -> list[str]:
     """Lines about the ratios that are lower than they were committed, by more than the noise of a few rounds."""
-    before = then["ratios"] if then else {}
+    before = _comparable(now, then)
     return [
         f"{name}: {ratio:.2f}, was {before[name]:.2f} in {then['commit'] if then else ''}"
         for name, ratio in now["ratios"].items()
@@ -210,12 +226,13 @@ def table(results: Results, then: Results | None) -> str:
 
 
 def _lines(results: Results, then: Results | None) -> Iterator[str]:
-    before = then["ratios"] if then else {}
+    before = _comparable(results, then)
     yield "ratios of images/s (medians of the rounds)                  now  committed"
     for name, ratio in results["ratios"].items():
         old = f"{before[name]:.2f}" if name in before else "-"
         mark = "  WORSE" if name in before and ratio < REGRESSION * before[name] else ""
         yield f"  {name:<54} {ratio:>6.2f} {old:>10}{mark}"
+    yield f"  large JPEGs were decoded {decoding(results)}{_another_decoding(results, then)}"
     yield ""
     yield from verdicts(results["targets"])
     yield ""
@@ -243,6 +260,13 @@ def _lines(results: Results, then: Results | None) -> Iterator[str]:
         if "cpu_ms" in stage:
             ways = ", ".join(f"{way} {ms:.2f}" for way, ms in sorted(stage["cpu_ms"].items(), key=lambda item: item[1]))
             yield f"{'':<30}CPU of the client, ms: {ways}"
+
+
+def _another_decoding(now: Results, then: Results | None) -> str:
+    """Why the committed ratios are not shown, where that is why."""
+    if then is None or is_scaled(then) == is_scaled(now):
+        return ""
+    return f"; {then['commit']} decoded them {decoding(then)}, so it is no measure"
 
 
 def verdicts(judged: Sequence[Mapping[str, Any]]) -> Iterator[str]:

@@ -83,7 +83,7 @@ def decoders(
     if image_format != "JPEG":
         return ways
     width, height = INPUT_WH
-    ways["gateway, whole" if is_scaled else "gateway, scaled"] = lambda: (
+    ways["gateway, full" if is_scaled else "gateway, scaled"] = lambda: (
         decode_for(data, _LIMITS, None if is_scaled else INPUT_WH).pixels
     )
     ways["simplejpeg"] = lambda: simplejpeg.decode_jpeg(data, "RGB")

@@ -11,7 +11,7 @@ import http.client
 import json
 import statistics
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from multiprocessing.shared_memory import SharedMemory
 from typing import TYPE_CHECKING, Any, Final
 
@@ -28,6 +28,7 @@ from gateway.resize import ResizeMode
 from gateway.triton.attachment import Attachment
 from gateway.triton.messages import Question, infer_request
 from gateway.triton.shared_memory import SharedMemory as SharedTensors
+from gateway.triton.short_calls import ShortCalls
 from loadtest.bench.images import encoded
 from loadtest.bench.limit import standin_stages
 from loadtest.bench.stages import GATEWAY
@@ -36,7 +37,8 @@ from triton_runtime.standin import MODEL
 from triton_runtime.stub.candidates import CANDIDATES, DIGITS, LABELS, candidates
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator
+    from contextlib import AbstractAsyncContextManager
 
     from numpy.typing import NDArray
 
@@ -47,11 +49,14 @@ if TYPE_CHECKING:
 
     Way = Callable[[int], list[int]]
     """So many calls, one after the other; the first class ids of the last answer."""
+    Client = Callable[[Ports], AbstractAsyncContextManager[Callable[..., Any]]]
+    """What makes calls on an event loop: a request, and its `timeout` in seconds."""
 
 _OUTPUTS: Final = ("boxes", "scores", "class_ids")
 _METHOD: Final = "/inference.GRPCInferenceService/ModelInfer"
 _REGION: Final = "bench"
 _MEBIBYTES: Final = 16
+_TIMEOUT_SECONDS: Final = 30.0
 _CALLS: Final = 20
 """Of one way before it is the next one's turn."""
 
@@ -254,6 +259,19 @@ def gateway(ports: Ports, tensor: UInt8Array) -> Iterator[Way]:
 @contextmanager
 def gateway_shared_memory(ports: Ports, tensor: UInt8Array) -> Iterator[Way]:
     """The gateway's own way with `--triton-shared-memory`, on an event loop."""
+    with _by_memory(ports, tensor, _short_calls) as way:
+        yield way
+
+
+@contextmanager
+def grpc_aio_shared_memory(ports: Ports, tensor: UInt8Array) -> Iterator[Way]:
+    """The same by `grpc.aio`."""
+    with _by_memory(ports, tensor, _aio_calls) as way:
+        yield way
+
+
+@contextmanager
+def _by_memory(ports: Ports, tensor: UInt8Array, client: Client) -> Iterator[Way]:
     model = _standin_model(tensor)
     with asyncio.Runner() as runner, SharedTensors(_MEBIBYTES) as memory:
 
@@ -263,17 +281,33 @@ def gateway_shared_memory(ports: Ports, tensor: UInt8Array) -> Iterator[Way]:
                 with memory.lend(tensor) as slot:
                     if slot is None or attachment.region is None:
                         raise click.ClickException("Triton does not share the memory; its log says why")
-                    found = _digits(await infer(Question(model, 1, tensor).message_about(slot, attachment.region)))
+                    message = Question(model, 1, tensor).message_about(slot, attachment.region)
+                    found = _digits(await infer(message, timeout=_TIMEOUT_SECONDS))
             return found
 
         channel = runner.run(_aio_channel(ports))
         triton = service_pb2_grpc.GRPCInferenceServiceStub(channel)
-        infer = channel.unary_unary(_METHOD, None, service_pb2.ModelInferResponse.FromString)
         attachment = Attachment(memory, f"{HOST}:{ports.grpc}")
         runner.run(attachment.renew(triton))
+        entered = client(ports)
+        infer = runner.run(entered.__aenter__())
         yield lambda calls: runner.run(call(calls))
+        runner.run(entered.__aexit__(None, None, None))
         runner.run(attachment.close(triton))
         runner.run(channel.close())
+
+
+@asynccontextmanager
+async def _short_calls(ports: Ports) -> AsyncIterator[Callable[..., Any]]:
+    calls = ShortCalls(f"{HOST}:{ports.grpc}", _METHOD, service_pb2.ModelInferResponse.FromString)
+    yield calls
+    await calls.close()
+
+
+@asynccontextmanager
+async def _aio_calls(ports: Ports) -> AsyncIterator[Callable[..., Any]]:
+    async with await _aio_channel(ports) as channel:
+        yield channel.unary_unary(_METHOD, None, service_pb2.ModelInferResponse.FromString)
 
 
 def _standin_model(tensor: UInt8Array) -> Model:
@@ -329,6 +363,7 @@ WAYS: Final = {
     GATEWAY: gateway,
     f"{GATEWAY}, shared memory": gateway_shared_memory,
     "gRPC aio": grpc_aio,
+    "gRPC aio, shared memory": grpc_aio_shared_memory,
     "HTTP aio": http_aio,
     "gRPC": grpc_stubs,
     "gRPC, shared memory": grpc_shared_memory,

@@ -31,17 +31,21 @@ PNG = encode_png(numbered_picture(7, STANDIN.size))
 
 
 def test_the_benchmark_measures(tmp_path):
-    """The path beside its limit, two processes, the ways to Triton, and the event loop; all answers were right."""
+    """The path beside its limit, two processes, the ways to Triton, and the event loop; all answers were right.
+
+    The images are so large that whoever decoded them in another way would answer otherwise.
+    """
     parts = ("--part=path", "--part=workers", "--part=transport", "--part=loop")
-    options = (*parts, "--workload=W2", "--size=720p", "--concurrency=1", "--rounds=1")
+    options = (*parts, "--workload=W2", "--size=1080p", "--concurrency=1", "--rounds=1")
     files = (f"--json={tmp_path / 'bench.json'}", f"--picture={tmp_path / 'bench.png'}")
     command = [sys.executable, "-m", "loadtest.bench", "--quick", "--seconds=1", *options, *files]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
 
     assert done.returncode == 0, done.stderr
     results = json.loads((tmp_path / "bench.json").read_text())
+    assert results["settings"]["gateway"] == {"triton_shared_memory": 64, "scaled_decoding": True}
     (row,) = results["paths"]
-    assert results["ratios"]["W2 720p 1 served/limit"] > 0
+    assert results["ratios"]["W2 1080p 1 served/limit"] > 0
     assert set(row["sides"]["served"]["cpu_ms"]) == {"gateway", "triton", "callers"}
     assert results["memory_bytes"]["W2"]["gateway"] > 20_000_000
     (several,) = results["workers"]["rows"]
@@ -52,11 +56,22 @@ def test_the_benchmark_measures(tmp_path):
     (transport,) = results["stages"]
     assert {"gateway", "gRPC, shared memory", "HTTP aio", "tritonclient.http"} <= set(transport["cpu_ms"])
     (watched,) = results["loop"]
-    assert (watched["workload"], watched["size"], watched["concurrency"]) == ("W2", "720p", 1)
+    assert (watched["workload"], watched["size"], watched["concurrency"]) == ("W2", "1080p", 1)
     assert watched["calls"] > 0
     assert 0 < watched["cpu_ms"]["p50"] <= watched["cpu_ms"]["longest"] == watched["longest"][0]["cpu_ms"]
     assert watched["wall_ms"]["p50"] > 0
     assert "served/limit" in done.stdout
+
+
+def test_full_decoding_is_measured_on_request(tmp_path):
+    """As the gateway decodes by default; without shared memory, too, it has no options left."""
+    options = ["--quick", "--part=stages", "--full-decoding", "--messages", f"--json={tmp_path / 'bench.json'}"]
+    result = CliRunner().invoke(main, options)
+
+    assert result.exit_code == 0, result.output
+    results = json.loads((tmp_path / "bench.json").read_text())
+    assert results["settings"]["gateway"] == {}
+    assert all("gateway, scaled" in row["ms"] for row in results["stages"] if row["stage"] == "decode")
 
 
 def test_what_lacks_is_told_first(tmp_path):

@@ -31,7 +31,7 @@ def figures(rate, **cpu_ms):
     return {"images_per_second": rate, "p50_ms": 10.0, "p99_ms": 20.0, "cpu_ms": cpu_ms}
 
 
-def results(served=160.0, flask=100.0, busy=0.0):
+def results(served=160.0, flask=100.0, busy=0.0, **gateway):
     sides = {
         "limit": figures(200.0, limit=8.0),
         "served": {**figures(served, gateway=6.0, triton=2.0, callers=0.2), "p50_ms": 12.5},
@@ -45,7 +45,7 @@ def results(served=160.0, flask=100.0, busy=0.0):
     stages = [{"stage": "decode", "case": "JPEG 720p", "bytes": 3, "ms": {"gateway": 4.0, "cv2": 5.0}}]
     stages.append({"stage": "transport", "case": "x", "ms": {"gateway": 2.0}, "cpu_ms": {"gateway": 1.0}})
     memory = {"W2": {"gateway": 200_000_000, "triton": 1}}
-    settings = {"rounds": 3, "seconds": 1.0, "busy_before": busy, "gateway": {}}
+    settings = {"rounds": 3, "seconds": 1.0, "busy_before": busy, "gateway": gateway}
     return report.assemble(paths, stages, memory, settings, several())
 
 
@@ -130,6 +130,47 @@ def test_a_ratio_that_falls_is_shown(served, is_worse):
 
     assert bool(report.regressions(now, then)) is is_worse
     assert ("WORSE" in report.table(now, then)) is is_worse
+
+
+@pytest.mark.parametrize(
+    "gateway, told",
+    [
+        ({}, "decoded in full; abc decoded them at a part of their size, so it is no measure"),
+        ({"scaled_decoding": True, "pixel_threads": "2"}, "decoded at a part of their size\n"),
+    ],
+)
+def test_only_the_same_decoding_is_compared(gateway, told):
+    """Another one has another limit; what else the gateway is told is what one may want to compare."""
+    then = {**results(scaled_decoding=True, triton_shared_memory=64), "commit": "abc"}
+    now = results(served=100.0, **gateway)
+    is_comparable = bool(gateway)
+
+    table = report.table(now, then)
+
+    assert bool(report.regressions(now, then)) is is_comparable
+    assert ("WORSE" in table) is is_comparable
+    assert told in table
+
+
+@pytest.mark.parametrize(
+    "gateway, origin, decoding",
+    [
+        ({}, "Options of the gateway: none.", "**in full** (`--full-decoding`)"),
+        (
+            {"triton_shared_memory": 64, "scaled_decoding": True},
+            "Options of the gateway: `--triton-shared-memory 64 --scaled-decoding`.",
+            "**at a part of their size** (`--scaled-decoding`)",
+        ),
+    ],
+)
+def test_the_page_tells_how_jpegs_were_decoded(gateway, origin, decoding):
+    """Beside every table with a limit, from the data."""
+    text = "".join(f"<!-- figures: {name} -->\n<!-- end -->\n" for name in ("origin", "path", "servers", "workers"))
+
+    made = page.render(text, results(**gateway))
+
+    assert origin in made
+    assert made.count(f"decoded large JPEGs {decoding}.") == 3
 
 
 def test_without_committed_results_nothing_is_worse():
