@@ -59,7 +59,8 @@ class Slot:
 class _Station:
     """The queue of one model and its slots, as queueing theory calls both together.
 
-    By lane: how many images are in slots (`held`), and how many wait or are in slots (`there`).
+    By lane: how many images are in slots (`held`), and how many wait or are in slots (`there`). `slots` is how many
+    there were when the station was observed last.
     """
 
     model: str
@@ -68,17 +69,20 @@ class _Station:
     there: Counter[Lane] = field(default_factory=Counter)
     drain: DrainRate = field(default_factory=DrainRate)
     service: ServiceTime = field(default_factory=ServiceTime)
+    slots: int = 1
     inflight: int = 0
 
     def may_hold(self) -> Callable[[Priority, str], bool]:
         """Whether a lane may have one slot more, as of now: there is no other, or one that holds as much by weight."""
+        if len(self.there) == 1:
+            return lambda _priority, _flow: True
         shares = [held / priority.weight for (priority, _), held in self.held.items()]
         most = max(shares, default=0)
         is_shared = shares.count(most) > 1
 
         def may_hold(priority: Priority, flow: str) -> bool:
             held = self.held[priority, flow]
-            return is_shared or held / priority.weight < most or not held or len(self.there) == 1
+            return is_shared or held / priority.weight < most or not held
 
         return may_hold
 
@@ -129,10 +133,8 @@ class Admission:
             Overloaded: it carries the seconds that the image would wait.
         """
         station = self._station(model)
-        if self._may_start(station, priority, flow):
-            return
         if not station.queue:
-            return  # somebody must wait for it to be known how long that takes
+            return  # it may start at once, or somebody must wait for it to be known how long that takes
         wait_seconds = self._wait_seconds(station, priority, flow)
         if wait_seconds is None:
             if station.queue.turns_ahead(priority, flow) >= self._max_unmeasured:
@@ -143,7 +145,7 @@ class Admission:
     def spare_slots(self, model: str) -> int:
         """How many images that no caller waits for may be with Triton beside the others: none while one waits."""
         station = self._station(model)
-        return 0 if station.queue else max(1, self._slots(station) // _SPARE_PART)
+        return 0 if station.queue else max(1, self._capacity(model) // _SPARE_PART)
 
     @asynccontextmanager
     async def slot(self, model: str, priority: Priority, flow: str, deadline: Deadline) -> AsyncIterator[Slot]:
@@ -160,8 +162,7 @@ class Admission:
         await self._enter(slot)
         self._metrics.stage_seconds.labels("queue", model).observe(self._clock() - start)
         try:
-            with self._metrics.inflight.labels(model).track_inprogress():
-                yield slot
+            yield slot
             station.service.add(self._clock() - slot.since)
         except BaseException:
             station.service.add_at_least(self._clock() - slot.since)
@@ -267,7 +268,6 @@ class Admission:
 
     def _wait_seconds(self, station: _Station, priority: Priority, flow: str) -> float | None:
         """How long a new image would wait; None if nobody knows."""
-        self._observe(station)
         rate = self._rate(station)
         if rate is None:
             return None
@@ -278,38 +278,34 @@ class Admission:
         return max(turns, own_turns) / max(rate, _STALLED)
 
     def _observe(self, station: _Station) -> None:
-        slots = self._slots(station)
+        station.slots = max(1, self._capacity(station.model))
         station.drain.observe(
             self._clock(),
-            is_backlog=bool(station.queue) or station.inflight >= slots,
-            capacity=slots,
+            is_backlog=bool(station.queue) or station.inflight >= station.slots,
+            capacity=station.slots,
             service_seconds=station.service.mean_seconds,
         )
 
-    def _slots(self, station: _Station) -> int:
-        return max(1, self._capacity(station.model))
-
     def _is_free(self, station: _Station) -> bool:
-        return station.inflight < self._slots(station) and self._starting < self._max_starting
-
-    def _may_start(self, station: _Station, priority: Priority, flow: str) -> bool:
-        return not station.queue and self._is_free(station) and station.may_hold()(priority, flow)
+        return station.inflight < station.slots and self._starting < self._max_starting
 
     def _station(self, model: str) -> _Station:
         if model not in self._stations:
             station = self._stations[model] = _Station(model)
+            self._metrics.inflight.labels(model).set_function(lambda: station.inflight)
             self._metrics.drain_rate.labels(model).set_function(lambda: self._rate(station) or 0.0)
             self._metrics.expected_wait.labels(model).set_function(lambda: self._expected_wait_seconds(station))
         return self._stations[model]
 
     def _expected_wait_seconds(self, station: _Station) -> float:
         """How long an image would wait if it came last of all."""
-        self._observe(station)
         rate = self._rate(station)
         return len(station.queue) / max(rate, _STALLED) if rate is not None else 0.0
 
     def _rate(self, station: _Station) -> float | None:
-        return station.drain.per_second(self._slots(station))
+        """Images per second; None if nobody knows."""
+        self._observe(station)
+        return station.drain.per_second(station.slots)
 
 
 def _count_down(counter: Counter[Lane], lane: Lane) -> None:

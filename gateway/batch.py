@@ -139,14 +139,14 @@ def _naming(index: int, error: GatewayError, images: int) -> GatewayError:
 def log_fields(images: Sequence[bytes], outcomes: Sequence[Outcome]) -> dict[str, object]:
     """What the log line of a request says of its images: sums, the best of all detections, and what failed."""
     results = [outcome for outcome in outcomes if not isinstance(outcome, GatewayError)]
-    failed = Counter(outcome.code for outcome in outcomes if isinstance(outcome, GatewayError))
+    failed = [outcome.code for outcome in outcomes if isinstance(outcome, GatewayError)]
     fields: dict[str, object] = {
         "images": len(images),
         "image_bytes": sum(map(len, images)),
         "detections": sum(len(result.detections) for result in results),
     }
     if failed:
-        fields["failed"] = dict(failed)
+        fields["failed"] = dict(Counter(failed))
     if results:
         fields["version"] = results[0].version
     if len(images) == len(results) == 1:

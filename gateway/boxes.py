@@ -15,6 +15,7 @@ _BLOCK: Final = 128
 """As many boxes meet each other at a time: more would meet boxes that are gone by then, fewer would be slower."""
 
 _TINY: Final = np.finfo(np.float32).tiny
+_LATER: Final = np.triu(np.ones((_BLOCK, _BLOCK), dtype=np.bool_), 1)  # [i, k] says whether k comes after i
 
 
 def clip(xyxy: FloatArray, size_wh: tuple[int, int]) -> FloatArray:
@@ -70,7 +71,7 @@ def nms(
     kept = order[:0]
     while len(order) and len(kept) < limit:
         block, order = order[:_BLOCK], order[_BLOCK:]
-        found = block[_survivors(np.triu(suppressed(block, by=block), 1))]
+        found = block[_survivors(suppressed(block, by=block) & _LATER[: len(block), : len(block)])]
         kept = np.concatenate([kept, found])
         if len(order):
             order = order[~suppressed(order, by=found).any(axis=0)]

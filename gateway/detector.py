@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from contextvars import copy_context
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Final, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Protocol, Self, TypeVar
 
 from gateway.annotate import draw_detections, encode_image
 from gateway.errors import InvalidParameter
@@ -170,8 +170,8 @@ class Detector:
         self._admission = admission
         self._metrics = metrics
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="pixels")
-        # one image waits at the threads themselves: whichever is free takes it without waiting for the event loop
-        self._free_threads = asyncio.Semaphore(threads + 1)
+        # for each thread an image waits there: whichever is free takes one without waiting for the event loop
+        self._free_places = asyncio.Semaphore(2 * threads)
         self._answers = Turnstile(_ANSWERS_AT_A_TIME)
         # apart from pixels, so that what is nearly done does not queue behind what has not begun
         self._postprocessing = ThreadPoolExecutor(1, thread_name_prefix="postprocessing")
@@ -241,21 +241,35 @@ class Detector:
         """Do pixel work in a thread; none is started that could not be answered in time."""
         try:
             async with asyncio.timeout(deadline.remaining_seconds()):
-                with self._metrics.queued.labels(model.name).track_inprogress():
-                    await self._free_threads.acquire()
-                job = self._threads.submit(copy_context().run, work)
-                # A caller that leaves does not stop a thread, so its place is free only when its work has ended.
-                job.add_done_callback(partial(self._release, asyncio.get_running_loop()))
-                return await asyncio.wrap_future(job)
+                queued = self._metrics.queued.labels(model.name)
+                with queued.track_inprogress() if self._free_places.locked() else nullcontext():
+                    await self._free_places.acquire()
+                answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+                self._threads.submit(copy_context().run, self._work, work, answer)
+                return await answer
         except TimeoutError:
             raise deadline.exceeded() from None
 
+    def _work(self, work: Callable[[], T], answer: asyncio.Future[T]) -> None:
+        """Do work in a thread, unless its caller has left."""
+        try:
+            result = None if answer.cancelled() else work()
+        except BaseException as error:  # noqa: BLE001 (it is the caller's)
+            self._hand_over(answer, answer.set_exception, error)
+        else:
+            self._hand_over(answer, answer.set_result, result)
+
+    def _hand_over(self, answer: asyncio.Future[T], settle: Callable[[Any], None], outcome: object) -> None:
+        with suppress(RuntimeError):  # the loop has closed, nobody waits any more
+            answer.get_loop().call_soon_threadsafe(self._ended, answer, settle, outcome)
+
+    def _ended(self, answer: asyncio.Future[T], settle: Callable[[Any], None], outcome: object) -> None:
+        self._free_places.release()  # only now: a caller that leaves does not stop a thread
+        if not answer.done():
+            settle(outcome)
+
     async def _in_postprocessing_thread(self, work: Callable[[], T]) -> T:
         return await asyncio.wrap_future(self._postprocessing.submit(copy_context().run, work))
-
-    def _release(self, loop: asyncio.AbstractEventLoop, _: object) -> None:
-        with suppress(RuntimeError):  # the loop has closed, nobody waits any more
-            loop.call_soon_threadsafe(self._free_threads.release)
 
     def _preprocess(self, data: bytes, model: Model, timer: StageTimer) -> tuple[UInt8Array, Resize]:
         with timer.stage("decode"):

@@ -29,6 +29,7 @@ class ByteBudget:
         self._metrics = metrics
         self._held: Counter[str] = Counter()
         self._total = 0
+        metrics.held_bytes.set_function(lambda: self._total)
 
     def check(self, flow: str, size: int) -> None:
         """Refuse `size` bytes more of a flow that there is no room for.
@@ -77,4 +78,3 @@ class ByteBudget:
         self._held[flow] += size
         if not self._held[flow]:
             del self._held[flow]
-        self._metrics.held_bytes.set(self._total)

@@ -6,8 +6,8 @@ Names are a contract: dashboards, alerts and autoscaling depend on them.
 from __future__ import annotations
 
 import time
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final
+from functools import cache
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, PlatformCollector, ProcessCollector
 from prometheus_client.gc_collector import GCCollector
@@ -15,7 +15,10 @@ from prometheus_client.gc_collector import GCCollector
 from gateway import tracing
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from contextlib import AbstractContextManager
+    from types import TracebackType
+
+Instrument = TypeVar("Instrument", Counter, Gauge, Histogram)
 
 _SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _BYTES: Final = tuple(10_000 * 4**n for n in range(7))  # 10 kB .. 41 MB
@@ -93,15 +96,22 @@ class Metrics:
             self.triton_ejections,
         ):
             instrument.remove_by_labels({"endpoint": endpoint})
+            instrument.labels.cache_clear()  # type: ignore[union-attr]
 
     def _counter(self, name: str, help_text: str, *labels: str) -> Counter:
-        return Counter(f"eagleeye_{name}", help_text, labels, registry=self.registry)
+        return _remembering(Counter(f"eagleeye_{name}", help_text, labels, registry=self.registry))
 
     def _gauge(self, name: str, help_text: str, *labels: str) -> Gauge:
-        return Gauge(f"eagleeye_{name}", help_text, labels, registry=self.registry)
+        return _remembering(Gauge(f"eagleeye_{name}", help_text, labels, registry=self.registry))
 
     def _histogram(self, name: str, help_text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
-        return Histogram(f"eagleeye_{name}", help_text, labels, buckets=buckets, registry=self.registry)
+        return _remembering(Histogram(f"eagleeye_{name}", help_text, labels, buckets=buckets, registry=self.registry))
+
+
+def _remembering(instrument: Instrument) -> Instrument:
+    """The instrument, which looks up each combination of labels once: that takes longer than to count."""
+    instrument.labels = cache(instrument.labels)  # type: ignore[method-assign]
+    return instrument
 
 
 class StageTimer:
@@ -113,16 +123,38 @@ class StageTimer:
         self._start = time.perf_counter()
         self.seconds: dict[str, float] = {}
 
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
+    def stage(self, name: str) -> AbstractContextManager[None]:
         """Time and trace the block as one stage; one that fails is not recorded."""
-        start = time.perf_counter()
-        with tracing.stage(name):
-            yield
-        seconds = self.seconds[name] = time.perf_counter() - start
+        return _Stage(self, name)
+
+    def record(self, name: str, seconds: float) -> None:
+        """Take down what a stage took."""
+        self.seconds[name] = seconds
         self._metrics.stage_seconds.labels(name, self._model).observe(seconds)
 
     def milliseconds(self) -> dict[str, float]:
         """Each stage so far and the `total` since this timer was made, in ms."""
         total = time.perf_counter() - self._start
         return {name: round(seconds * 1e3, 3) for name, seconds in {**self.seconds, "total": total}.items()}
+
+
+class _Stage:
+    """The block of `StageTimer.stage`."""
+
+    __slots__ = ("_name", "_span", "_start", "_timer")
+
+    def __init__(self, timer: StageTimer, name: str) -> None:
+        self._timer = timer
+        self._name = name
+
+    def __enter__(self) -> None:
+        self._start = time.perf_counter()
+        self._span = tracing.stage(self._name)
+        self._span.__enter__()
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._span.__exit__(exc_type, exc, traceback)
+        if exc_type is None:
+            self._timer.record(self._name, time.perf_counter() - self._start)

@@ -6,7 +6,7 @@ A face hands over texts. One that gets typed values writes them out, which is ex
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final
 
 from gateway import access
 from gateway.detector import Query
@@ -15,8 +15,6 @@ from gateway.priority import Priority
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
-
-T = TypeVar("T")
 
 NAMES: Final = (
     "score_threshold",
@@ -62,21 +60,10 @@ def read(texts: Mapping[str, str]) -> tuple[Query, float | None]:
     Raises:
         InvalidParameter: a bad value; the message says what is allowed.
     """
-    timeout_ms = _get(texts, "timeout_ms", _timeout, f"a number of milliseconds, 1 to {MAX_TIMEOUT_MS}")
-    max_detections = _get(texts, "max_detections", whole, "a whole number")
-    clip = _get(texts, "clip", _flag, "true or false")
-    query = Query(
-        model=_get(texts, "model", _name, "the name of a model"),
-        version=_get(texts, "version", _version, "a whole number from 1"),
-        score_threshold=_get(texts, "score_threshold", _finite, "a number between 0 and 1"),
-        iou_threshold=_get(texts, "iou_threshold", _finite, "a number between 0 and 1"),
-        classes=_get(texts, "classes", _classes, "ids or labels, separated by commas"),
-        agnostic_nms=_get(texts, "agnostic_nms", _flag, "true or false") or False,
-        clip=True if clip is None else clip,
-        priority=access.permitted_priority(_get(texts, "priority", Priority, f"one of {', '.join(Priority)}")),
-        **({} if max_detections is None else {"max_detections": max_detections}),
-    )
-    return query, None if timeout_ms is None else timeout_ms / 1e3
+    values = {name: _read(name, texts[name]) for name in _READERS if name in texts}
+    timeout_ms = values.pop("timeout_ms", None)
+    priority = access.permitted_priority(values.pop("priority", None))
+    return Query(**values, priority=priority), None if timeout_ms is None else timeout_ms / 1e3
 
 
 def written(name: str, value: Any) -> str:
@@ -100,10 +87,8 @@ def written(name: str, value: Any) -> str:
     raise InvalidParameter(f"{name[:100]} must be {allowed}, not {_JSON_NAMES[type(value)]}")
 
 
-def _get(texts: Mapping[str, str], name: str, read_text: Callable[[str], T], allowed: str) -> T | None:
-    text = texts.get(name)
-    if text is None:
-        return None
+def _read(name: str, text: str) -> Any:
+    read_text, allowed = _READERS[name]
     try:
         return read_text(text)
     except (ValueError, KeyError):
@@ -157,3 +142,18 @@ def _classes(text: str) -> tuple[str, ...]:
     if not all(classes):
         raise ValueError
     return classes
+
+
+_READERS: Final[dict[str, tuple[Callable[[str], Any], str]]] = {
+    "timeout_ms": (_timeout, f"a number of milliseconds, 1 to {MAX_TIMEOUT_MS}"),
+    "max_detections": (whole, "a whole number"),
+    "clip": (_flag, "true or false"),
+    "model": (_name, "the name of a model"),
+    "version": (_version, "a whole number from 1"),
+    "score_threshold": (_finite, "a number between 0 and 1"),
+    "iou_threshold": (_finite, "a number between 0 and 1"),
+    "classes": (_classes, "ids or labels, separated by commas"),
+    "agnostic_nms": (_flag, "true or false"),
+    "priority": (Priority, f"one of {', '.join(Priority)}"),
+}
+"""How each parameter's text is read, and what it must be, in the order in which they are checked."""

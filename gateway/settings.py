@@ -187,9 +187,9 @@ class ServingSettings:
         2000, _POSITIVE, "Most connections of the REST face, and most open calls of the gRPC face.", group=LIMITS
     )
     pixel_threads: int = setting(
-        os.cpu_count() or 1,
+        (os.cpu_count() or 1) + 1,  # one takes over while another waits for the interpreter between two images
         _POSITIVE,
-        "Threads that decode and resize images; by default one per processor.",
+        "Threads that decode and resize images; by default one more than processors.",
         group=LIMITS,
     )
     timeout_seconds: float = setting(10.0, _SECONDS, "Deadline of a request that names none, in seconds.", group=TIMES)

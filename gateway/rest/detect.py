@@ -91,7 +91,7 @@ async def _receive(
     face.core.memory.check(flow, request.content_length or 0)
     texts = query.texts(request.query)
     if not is_envelope:
-        asked = _resolve(face, request, texts)
+        asked = _resolve(face, texts)
         if face.core.hold.is_due:
             face.core.hold.check()
         else:
@@ -100,7 +100,9 @@ async def _receive(
         return Upload((File(data),)), asked
     data = await body.read(request, max_bytes, face.upload_timeout_seconds, hold)
     upload = await asyncio.to_thread(inputs.unpack, request.headers["Content-Type"], data)
-    return upload, _resolve(face, request, query.join(texts, upload.parameters))
+    texts = query.join(texts, upload.parameters)
+    _note_model(face, request, texts)
+    return upload, _resolve(face, texts)
 
 
 def _timeout_seconds(face: RestFace, asked: Asked) -> float:
@@ -114,12 +116,11 @@ def _note_model(face: RestFace, request: web.Request, texts: Mapping[str, str]) 
         request[EVENT]["model"] = model.name
 
 
-def _resolve(face: RestFace, request: web.Request, texts: Mapping[str, str]) -> Asked:
+def _resolve(face: RestFace, texts: Mapping[str, str]) -> Asked:
     """Read every parameter, and settle the model; another one that comes while the body arrives changes nothing.
 
     While there is none, the one that comes settles it.
     """
-    _note_model(face, request, texts)
     asked = query.parse(texts)
     if face.core.hold.is_due:
         return asked

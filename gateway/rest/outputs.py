@@ -62,9 +62,11 @@ def answer(result: Result) -> dict[str, Any]:
                 "label": result.model.labels[class_id],
                 "class_id": class_id,
                 "score": score,
-                "box": dict(zip(("x1", "y1", "x2", "y2"), xyxy, strict=True)),
+                "box": {"x1": x1, "y1": y1, "x2": x2, "y2": y2},
             }
-            for class_id, score, xyxy in zip(found.class_ids, found.scores, found.xyxy, strict=True)
+            for class_id, score, (x1, y1, x2, y2) in zip(
+                found.class_ids.tolist(), found.scores, found.xyxy, strict=True
+            )
         ],
         "timing_ms": result.timing_ms,
     }

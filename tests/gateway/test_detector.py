@@ -143,6 +143,28 @@ async def test_a_cancelled_request_keeps_its_thread_until_the_work_has_ended(pre
         assert len((await detector.detect(png, Query(), Deadline.after(SOON))).detections) == 2
 
 
+async def test_an_image_whose_caller_has_left_is_not_decoded(predictor, metrics, png, monkeypatch):
+    """It waited at a thread that was busy with another one, and keeps its place there until it is passed over."""
+    is_busy, may_end, decoded = threading.Event(), threading.Event(), []
+
+    def decode_slowly(*asked):
+        decoded.append(asked)
+        is_busy.set()
+        may_end.wait(10)
+        return decode_for(*asked)
+
+    monkeypatch.setattr("gateway.detector.decode_for", decode_slowly)
+    async with Detector(predictor, LIMITS, admission(metrics), metrics, threads=1) as detector:
+        first, second = (asyncio.create_task(detector.detect(png, Query(), Deadline.after(SOON))) for _ in range(2))
+        await asyncio.to_thread(is_busy.wait, 10)
+        second.cancel()
+        await asyncio.gather(second, return_exceptions=True)
+        may_end.set()
+        await first
+        await detector.detect(png, Query(), Deadline.after(SOON))
+    assert len(decoded) == 2
+
+
 async def test_boxes_of_an_image_that_is_decoded_small_are_those_of_the_whole_one(predictor, metrics):
     """What a caller sees of scaled decoding is the time it saves."""
     pixels = np.zeros((640, 1280, 3), np.uint8)

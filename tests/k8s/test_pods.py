@@ -171,6 +171,15 @@ def test_the_gateway_takes_its_settings(rendered, monkeypatch, tmp_path):
     assert seen
 
 
+def test_a_gateway_decodes_with_what_it_was_given(rendered):
+    """One thread more than processors, as by default where it has a machine for itself."""
+    for name in filter(lambda name: name.startswith("gateway"), pod_specs(rendered)):
+        gateway = container(rendered, name, "gateway")
+        requested = gateway["resources"]["requests"]["cpu"]
+        processors = 1 if requested.endswith("m") else int(requested)
+        assert int(environment(gateway)["EAGLEEYE_PIXEL_THREADS"]) == processors + 1
+
+
 def test_callers_are_asked_for_a_key_or_knowingly_not(rendered):
     """One of the two, on every gateway; and what faces the world asks."""
     faces_the_world = of_kind(rendered, "Ingress", "HTTPRoute")
