@@ -35,7 +35,7 @@ from hyperframe.frame import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
 Response = TypeVar("Response")
 
@@ -49,7 +49,7 @@ _FIRST_WINDOW: Final = 2**16 - 1  # of connections and streams, until somebody s
 _FIRST_FRAME_BYTES: Final = 2**14
 _LAST_STREAM: Final = 2**31 - 1
 _MESSAGE_HEADER: Final = struct.Struct(">?I")  # whether it is compressed, and its length
-_MOST_TIMEOUT_MS: Final = 10**8 - 1  # eight digits
+_MOST_TIMEOUT: Final = 10**8 - 1  # eight digits
 _CANCEL: Final = 8  # of the codes in RFC 9113, 7
 _BY_NUMBER: Final = {str(code.value[0]): code for code in grpc.StatusCode}
 _BY_RESET: Final = {
@@ -95,7 +95,7 @@ class ShortCalls(Generic[Response]):
         return self._connection is None or self._connection.is_closing or self._connection.takes(byte_size)
 
     def __call__(
-        self, request: bytes, *, timeout: float, metadata: Iterable[tuple[str, str]] = ()
+        self, request: bytes, *, timeout: float, metadata: Sequence[tuple[str, str]] = ()
     ) -> asyncio.Future[Response]:
         """Begin a call, which `takes` its size: the response, or the error that `grpc.aio` would raise.
 
@@ -103,7 +103,7 @@ class ShortCalls(Generic[Response]):
 
         Args:
             request: a serialized message.
-            timeout: in seconds; the server gets to know it.
+            timeout: in seconds; the server gets to know it to the next hundredth.
             metadata: further headers.
 
         Raises:
@@ -112,8 +112,9 @@ class ShortCalls(Generic[Response]):
         if self._connection is None or self._connection.is_closing:
             self._connection = _Connection(self._deserialize)
             self._connecting = asyncio.create_task(self._connect(self._connection), name=f"connect to {self._host}")
-        milliseconds = min(math.ceil(max(timeout, 0.0) * 1e3), _MOST_TIMEOUT_MS)
-        head = self._head + _encoded((("grpc-timeout", f"{milliseconds}m"), *metadata))
+        head = self._head + _encoded_timeout(math.ceil(max(timeout, 0.0) * 1e2))
+        if metadata:
+            head += _encoded(metadata)
         return self._connection.begin(head, request, timeout)
 
     async def _connect(self, connection: _Connection[Response]) -> None:
@@ -382,6 +383,12 @@ def _message(body: bytearray) -> bytes | None:
         return None
     is_compressed, size = _MESSAGE_HEADER.unpack_from(body)
     return None if is_compressed or size != len(body) - _MESSAGE_HEADER.size else bytes(body[_MESSAGE_HEADER.size :])
+
+
+@lru_cache
+def _encoded_timeout(hundredths: int) -> bytes:
+    """The header for so many hundredths of a second: few enough values that most are found here."""
+    return _encoded((("grpc-timeout", f"{min(10 * hundredths, _MOST_TIMEOUT)}m"),))
 
 
 def _encoded(headers: Iterable[tuple[str, str]]) -> bytes:
