@@ -11,6 +11,7 @@ from eagleeye.detect.pictures import Failure, Picture
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
+    from contextlib import AbstractContextManager
 
     from eagleeye import Client, Detections
     from eagleeye.detect.progress import Progress
@@ -52,28 +53,43 @@ def ask_as_stream(client: Client, query: dict[str, Any]) -> Ask:
     return ask
 
 
-def detect_all(pictures: Iterable[Picture], ask: Ask, target: Target, tally: Tally, progress: Progress) -> None:
+def detect_all(
+    pictures: Iterable[Picture],
+    ask: Ask,
+    target: Target,
+    tally: Tally,
+    progress: Progress,
+    *,
+    in_one: Callable[[], AbstractContextManager[None]],
+) -> None:
     """Asks about all pictures and writes what came of them, in order; what fails alone is told and passed over.
+
+    A picture is written and counted `in_one` block.
 
     Raises:
         EagleEyeError: no further picture can be answered.
         OSError: the output cannot be written any more.
     """
     for picture, outcome in _answers(pictures, ask):
-        try:
-            if isinstance(outcome, Failure):
-                raise outcome
-            if warning := target.answered(f"{outcome.model}/{outcome.version}"):
-                progress.say(f"Warning: {warning}")
-            target.output.write(picture, outcome)
-        except Failure as failure:
-            tally.failed += 1
-            progress.say(f"{picture}: {failure}")
-            target.output.fail(picture, failure)
-        else:
-            tally.done += 1
-            tally.detections += len(outcome)
+        with in_one():
+            _write(picture, outcome, target, tally, progress)
         progress.advance()
+
+
+def _write(picture: Picture, outcome: Detections | Failure, target: Target, tally: Tally, progress: Progress) -> None:
+    try:
+        if isinstance(outcome, Failure):
+            raise outcome
+        if warning := target.answered(f"{outcome.model}/{outcome.version}"):
+            progress.say(f"Warning: {warning}")
+        target.output.write(picture, outcome)
+    except Failure as failure:
+        tally.failed += 1
+        progress.say(f"{picture}: {failure}")
+        target.output.fail(picture, failure)
+    else:
+        tally.done += 1
+        tally.detections += len(outcome)
 
 
 def _answers(pictures: Iterable[Picture], ask: Ask) -> Iterator[tuple[Picture, Detections | Failure]]:

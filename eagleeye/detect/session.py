@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -10,6 +11,7 @@ import click
 
 from eagleeye import EagleEyeError
 from eagleeye.connection import NOTHING_DONE, NothingDone, let_nothing_flush
+from eagleeye.detect.interrupts import Interrupts
 from eagleeye.detect.outputs import Format
 from eagleeye.detect.pictures import read_pictures
 from eagleeye.detect.progress import Progress
@@ -112,11 +114,13 @@ def _detect(plan: Plan, client: Client, target: Target, tally: Tally) -> Keyboar
     # rows that scroll by on the same screen are progress enough
     has_bar = sys.stderr.isatty() and not (plan.wanted.path is None and sys.stdout.isatty())
     total = _total(plan.sources.files, plan.every, target.done) if has_bar else None
-    with Progress.shown(total, is_wanted=has_bar) as progress:
+    with Progress.shown(total, is_wanted=has_bar) as progress, Interrupts() as interrupts:
+        # a reader of standard output may take its time, and `less` is left by Ctrl-C
+        in_one = nullcontext if plan.wanted.path is None else interrupts.held_back
         try:
             for is_video, pictures in read_pictures(plan.sources.files, plan.every, target.done):
                 ask = ask_as_stream if is_video and plan.connection.is_grpc else ask_one_by_one
-                detect_all(pictures, ask(client, plan.query), target, tally, progress)
+                detect_all(pictures, ask(client, plan.query), target, tally, progress, in_one=in_one)
         except (KeyboardInterrupt, EagleEyeError) as stop:
             return stop
     return None
