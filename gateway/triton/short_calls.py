@@ -1,4 +1,4 @@
-"""Unary gRPC calls with short requests, at a third of what `grpc.aio` takes for one.
+"""Unary gRPC calls with short requests, at half of what `grpc.aio` takes for one.
 
 A question about a tensor in shared memory has some 300 bytes. `grpc.aio` hands each call to a thread of its own and
 back; here the event loop itself reads and writes the socket. Frames and the compression of headers are hyperframe's and
