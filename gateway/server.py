@@ -22,7 +22,7 @@ from gateway.memory import ByteBudget
 from gateway.metrics import Metrics
 from gateway.observer import Observer
 from gateway.rest.app import admin_application, application
-from gateway.rest.connections import limited
+from gateway.rest.connections import limited, stop_listening
 from gateway.rest.face import RestFace
 from gateway.rollout import read_rollout
 from gateway.rpc import RpcFace
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 _DECODED_AHEAD: Final = 2  # for each thread an image that it decodes, and one that it takes next
 _KEEPALIVE_SECONDS: Final = 75.0  # longer than the 60 s of most balancers, which must be the ones to hang up
 _BACKLOG: Final = 1024  # connections that the kernel holds until they are accepted, as many as may come at once
-_FIRST_REQUEST_SECONDS: Final = 0.2  # for the connections accepted last to send a request, before idle ones close
+_FIRST_REQUEST_SECONDS: Final = 0.5  # for the connections accepted last to send a request, before idle ones close
 _LINGERING_SECONDS: Final = 3.0  # a refused upload is read on for so long, so that its sender sees the refusal
 
 _log = structlog.get_logger()
@@ -255,12 +255,13 @@ async def serving_rest(
     )
     await runner.setup()
     assert runner.server is not None  # noqa: S101 (made by `setup`)
+    connect, ssl = accept(runner.server), tls.for_rest() if tls else None
     try:
         listener = await asyncio.get_running_loop().create_server(
-            accept(runner.server),
+            connect,
             host,
             port,
-            ssl=tls.for_rest() if tls else None,
+            ssl=ssl,
             backlog=_BACKLOG,
             reuse_port=reuse_port,
         )
@@ -272,7 +273,6 @@ async def serving_rest(
         try:
             yield
         finally:
-            listener.close()
-            await asyncio.sleep(_FIRST_REQUEST_SECONDS)
+            await stop_listening(listener, connect, ssl, _FIRST_REQUEST_SECONDS)
     finally:
         await runner.cleanup()

@@ -10,7 +10,9 @@ import asyncio
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    import socket
+    import ssl
+    from collections.abc import Callable, Iterator
 
     from aiohttp import web
 
@@ -35,6 +37,44 @@ def limited(server: web.Server, max_connections: int, on_refusal: Callable[[], N
         return _Refusal()
 
     return connect
+
+
+async def stop_listening(
+    listener: asyncio.Server, connect: Callable[[], asyncio.Protocol], tls: ssl.SSLContext | None, seconds: float
+) -> None:
+    """Close a listener, but take what has come to it meanwhile: the kernel would reset it, with what it has sent.
+
+    Args:
+        listener: made with `connect` and `tls`.
+        connect: makes the protocol of a connection.
+        tls: how connections are secured, if they are.
+        seconds: how long what was taken may go on before this returns.
+    """
+    sockets = [each.dup() for each in listener.sockets]
+    listener.close()
+    loop = asyncio.get_running_loop()
+    taking = [
+        asyncio.create_task(loop.connect_accepted_socket(connect, connection, ssl=tls))
+        for each in sockets
+        for connection in _waiting(each)
+    ]
+    await asyncio.sleep(seconds)
+    for task in taking:
+        task.cancel()
+    await asyncio.gather(*taking, return_exceptions=True)  # who left, or has not shaken hands
+
+
+def _waiting(listener: socket.socket) -> Iterator[socket.socket]:
+    """All connections that nobody has accepted yet; closes the listener right after."""
+    with listener:
+        listener.setblocking(False)
+        while True:
+            try:
+                yield listener.accept()[0]
+            except ConnectionAbortedError:  # that one has left
+                continue
+            except OSError:  # there is none, or no room for one more
+                return
 
 
 class _Refusal(asyncio.Protocol):
