@@ -349,6 +349,8 @@ async def test_calls_are_counted_and_logged(rpc, metrics, png):
         await rpc.ModelInfer(infer_request(png, id="one"))
         await rpc.ModelInfer(infer_request(png, png, id="two"))
         await refusal(rpc.ModelInfer(infer_request(png, model_name="other")))
+        # a caller may know of a refusal before the log does
+        await until(lambda: sum(line["event"] == "detect" for line in logs) == 3)
     one, two, other = [line for line in logs if line["event"] == "detect"]
     assert one.items() >= {"code": "ok", "request_id": "one", "images": 1, "best_label": "cat"}.items()
     assert two.items() >= {"code": "ok", "images": 2, "detections": 4, "image_bytes": 2 * len(png)}.items()
