@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from types import TracebackType
+    from types import FrameType, TracebackType
 
 
 class Interrupts:
@@ -48,7 +48,7 @@ class Interrupts:
         if self._has_come:
             raise KeyboardInterrupt
 
-    def _on_signal(self, number: int, frame: object) -> None:
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if not self._is_held_back or self._has_come:
-            signal.default_int_handler(number, frame)  # type: ignore[arg-type]  # it takes no frame in truth
+            signal.default_int_handler(number, frame)
         self._has_come = True
