@@ -57,7 +57,7 @@ clean:  ## remove environments, caches, exported models and logs
 	@touch $@
 
 .venv/.dev: .venv/.done
-	$(BIN)/pip install --disable-pip-version-check -c constraints.txt -e '.[gateway,tracing,export,client,supervision,detect,evaluate,gate,load,loadtest,baselines,docs,dev]'
+	$(BIN)/pip install --disable-pip-version-check -c constraints.txt -e '.[gateway,tracing,export,client,supervision,detect,evaluate,gate,load,loadtest,standin,baselines,docs,dev]'
 	@touch $@
 
 .venv-triton/.done: triton_runtime/requirements.txt constraints.txt .venv/.done

@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 
 from triton_runtime.standin import encode_png, numbered_picture
-from triton_runtime.stub.candidates import DIGITS, LABELS, candidates
+from triton_runtime.standin.candidates import DIGITS, LABELS, candidates
 
 
 @dataclass(frozen=True, slots=True)

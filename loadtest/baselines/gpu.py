@@ -8,11 +8,11 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from triton_runtime.standin import Standin
-from triton_runtime.stub.candidates import LABELS, candidates
+from triton_runtime.standin.candidates import LABELS, candidates
 
 if TYPE_CHECKING:
     from gateway.image import UInt8Array
-    from triton_runtime.stub.candidates import Candidates
+    from triton_runtime.standin.candidates import Candidates
 
 __all__ = ["CURVE", "LABELS", "MAX_BATCH", "SCALED", "STANDIN", "detect", "standin"]
 

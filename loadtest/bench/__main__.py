@@ -32,6 +32,7 @@ from loadtest.bench.picture import draw
 from loadtest.closed_loop import LoadFailed
 from loadtest.serving import TRITON_ENVIRONMENT
 from triton_runtime.environment import TritonEnvironment, UnsupportedMachine
+from triton_runtime.standin.compiler import library
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -206,13 +207,14 @@ def _check(plan: Plan) -> None:
     """Find out before the first measurement what would be missing for the last one.
 
     Raises:
-        click.ClickException: W1's model, or a Triton that runs here.
+        click.ClickException: W1's model, a Triton that runs here, or a compiler for the stand-in.
     """
     if "W1" in plan.cells and "path" in plan.parts:
         find_model(plan.models, MODEL)
     if plan.parts - {"stages"}:
         try:
             TritonEnvironment(TRITON_ENVIRONMENT).check()
+            library()
         except UnsupportedMachine as error:
             raise click.ClickException(str(error)) from error
 

@@ -22,7 +22,7 @@ from gateway.image import ImageLimits, decode_for
 from gateway.postprocess import Thresholds, postprocess
 from gateway.resize import ResizeMode, resize
 from loadtest.closed_loop import WARM_UP_SECONDS, quantile
-from triton_runtime.stub.candidates import LABELS, candidates
+from triton_runtime.standin.candidates import LABELS, candidates
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

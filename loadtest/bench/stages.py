@@ -28,7 +28,7 @@ from gateway.resize import Resize, ResizeMode, resize
 from gateway.rest.outputs import answer
 from loadtest.bench.images import FORMATS, SIZES_WH, encoded, photo
 from loadtest.bench.limit import Stages
-from triton_runtime.stub.candidates import LABELS
+from triton_runtime.standin.candidates import LABELS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

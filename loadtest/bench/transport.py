@@ -34,7 +34,7 @@ from loadtest.bench.limit import standin_stages
 from loadtest.bench.stages import GATEWAY
 from triton_runtime.server import HOST
 from triton_runtime.standin import MODEL
-from triton_runtime.stub.candidates import CANDIDATES, DIGITS, LABELS, candidates
+from triton_runtime.standin.candidates import CANDIDATES, DIGITS, LABELS, candidates
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator

@@ -140,8 +140,9 @@ def _repository(models: Path, n: int) -> Path:
     damaged = models.with_name("damaged")
     (damaged / MODEL / str(_BROKEN)).mkdir(parents=True)
     (damaged / MODEL / str(_BROKEN) / BROKEN_FILE).touch()
-    for name in ("config.pbtxt", str(_OLD), str(_NEW)):
-        (damaged / MODEL / name).symlink_to(models / MODEL / name)
+    for file in (models / MODEL).iterdir():
+        if file.name != str(_BROKEN):
+            (damaged / MODEL / file.name).symlink_to(file)
     return damaged
 
 

@@ -23,7 +23,7 @@ from loadtest.serving import serving
 from loadtest.tune.command import Bench
 from tests.conftest import REPOSITORY, missing
 from triton_runtime.standin import MODEL, Standin, encode_png, numbered_picture
-from triton_runtime.stub.candidates import DIGITS
+from triton_runtime.standin.candidates import DIGITS
 
 STANDIN = Standin(base_ms=1, per_image_ms=0.1, size=416)
 JPEG = encoded("1080p")

@@ -44,11 +44,11 @@ def test_backends_are_laid_out_for_triton(triton, tmp_path):
     """
     (tmp_path / "backends" / "old").mkdir(parents=True)
     backends = triton.prepare(tmp_path)
-    assert sorted(folder.name for folder in backends.iterdir()) == ["gpu_standin", "onnxruntime", "python"]
+    assert sorted(folder.name for folder in backends.iterdir()) == ["onnxruntime", "python"]
     assert (backends / "python" / "triton_python_backend_stub").stat().st_mode & 0o100
     assert (backends / "python" / "libtriton_python.so").is_file()
     assert (backends / "onnxruntime" / "model.py").is_file()
-    assert (backends / "python" / "triton_runtime" / "stub" / "candidates.py").is_file()
+    assert (backends / "python" / "triton_runtime" / "stub" / "tensors.py").is_file()
 
 
 def test_the_stub_finds_its_packages_and_libraries(triton, tmp_path):

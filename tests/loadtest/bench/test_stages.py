@@ -8,7 +8,7 @@ from loadtest.bench import stages
 from loadtest.bench.images import SIZES_WH, encoded, jpegs
 from loadtest.bench.limit import StandinLimit, standin_stages
 from triton_runtime.standin import Standin, fingerprint
-from triton_runtime.stub.candidates import DIGITS
+from triton_runtime.standin.candidates import DIGITS
 
 STANDIN = Standin(base_ms=1, per_image_ms=0.1, size=416)
 

@@ -6,7 +6,7 @@
 
 A PNG of the model's own size reaches the model unchanged. What else is sent is decoded and resized on the way: its
 fingerprint is that of what `gateway.resize.resize` makes of what `gateway.image.decode` makes of it. How an answer is
-made stands in `triton_runtime.stub.candidates`; the first eight candidates are the detections, in model pixels.
+made stands in `triton_runtime.standin.candidates`; the first eight candidates are the detections, in model pixels.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from PIL import Image
 
-from triton_runtime.stub.candidates import BROKEN_FILE, CANDIDATES, LABELS, candidates, fingerprint
+from triton_runtime.standin.candidates import BROKEN_FILE, CANDIDATES, LABELS, candidates, fingerprint
+from triton_runtime.standin.compiler import library
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,6 +34,7 @@ MODEL: Final = "gpu_standin"
 SIZE: Final = 64
 """Default side of its input in pixels: small, so that moving tensors is not what limits a small machine."""
 
+_LIBRARY: Final = f"libtriton_{MODEL}.so"
 _GREY: Final = 128
 _NUMBER_BYTES: Final = 4
 
@@ -49,10 +51,6 @@ output [
 ]
 instance_group [ {{ count: 1, kind: KIND_CPU }} ]  # one GPU runs one batch at a time
 dynamic_batching {{ }}
-model_warmup [ {{  # the first execution takes 40 ms longer
-  name: "first", batch_size: 1
-  inputs {{ key: "images", value: {{ data_type: TYPE_UINT8, dims: [ {size}, {size}, 3 ], zero_data: true }} }}
-}} ]
 parameters [
   {{ key: "base_ms", value: {{ string_value: "{base_ms}" }} }},
   {{ key: "per_image_ms", value: {{ string_value: "{per_image_ms}" }} }},
@@ -77,9 +75,14 @@ class Standin:
     def write(self, repository: Path, versions: int = 1) -> None:
         """Put the model into a repository; the one that is there is replaced.
 
-        It has versions from 1 on, whose answers differ, and the first one is loaded.
+        It has versions from 1 on, whose answers differ, and the first one is loaded. Its backend lies beside them,
+        where Triton looks before its own folder of backends.
+
+        Raises:
+            UnsupportedMachine: the backend can't be built here.
         """
         folder = repository / MODEL
+        backend = library()
         for version in range(1, versions + 1):  # a version is a folder, and these need no file
             (folder / str(version)).mkdir(parents=True, exist_ok=True)
         config = _CONFIG.format(
@@ -90,9 +93,15 @@ class Standin:
             per_image_ms=self.per_image_ms,
             labels=json.dumps(LABELS),
         )
-        staged = folder / "config.pbtxt.new"  # whoever reads it now reads the old one or the new one
-        staged.write_text(config)
-        staged.replace(folder / "config.pbtxt")
+        _put(folder / _LIBRARY, backend)
+        _put(folder / "config.pbtxt", config.encode())
+
+
+def _put(file: Path, content: bytes) -> None:
+    """Write a file so that whoever reads it now, or has it in its memory, has the old one or the new one."""
+    staged = file.with_name(f"{file.name}.new")
+    staged.write_bytes(content)
+    staged.replace(file)
 
 
 def numbered_picture(number: int, size: int = SIZE) -> NDArray[np.uint8]:
