@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from gateway import image as image_module
 from gateway.errors import GatewayError, ImageTooLarge, InvalidImage, UnsupportedMediaType
 from gateway.image import ImageLimits, decode, decode_for
 
@@ -131,6 +132,52 @@ def test_exif_orientation_is_applied(image_format, orientation):
 
     assert image.astype(int) == close_to(upright, 4)
     assert image.flags.c_contiguous
+
+
+def segment(marker, content):
+    """A segment of a JPEG."""
+    return struct.pack(">BBH", 0xFF, marker, 2 + len(content)) + content
+
+
+EXIF_TURNED = segment(0xE1, b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0")
+XMP_TURNED = segment(0xE1, b'http://ns.adobe.com/xap/1.0/\0<rdf:Description tiff:Orientation="6"/>')
+
+
+@pytest.mark.parametrize("metadata", [EXIF_TURNED, XMP_TURNED])
+@pytest.mark.parametrize("before", [b"", segment(0xFE, b"a comment"), segment(0xEF, bytes(60_000)), b"\xff\xff"])
+def test_orientation_counts_wherever_it_stands(before, metadata):
+    """Behind other segments, and behind bytes that only fill; XMP may say it, too."""
+    data = encode(scene(), "JPEG")
+    assert decode(data, LIMITS).shape == (32, 48, 3)
+    assert decode(data[:2] + before + metadata + data[2:], LIMITS).shape == (48, 32, 3)
+    assert decode(data[:20] + before + metadata + data[20:], LIMITS).shape == (48, 32, 3)  # behind JFIF's
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    mode=st.sampled_from(["L", "RGB", "CMYK"]),
+    segments=st.lists(st.tuples(st.integers(0, 255), st.binary(max_size=40)), max_size=3),
+    damage=st.none() | st.tuples(st.floats(0, 1), st.integers(1, 255)),
+    target_wh=st.none() | st.just((16, 12)),
+)
+def test_a_jpeg_without_metadata_is_what_it_is_with(mode, segments, damage, target_wh):
+    """The short way, which knows only the common headers, gives the same picture, or as well an error."""
+    data = bytearray(encode(scene(), "JPEG", mode))
+    data[2:2] = b"".join(segment(marker, content) for marker, content in segments)
+    if damage:
+        data[int(damage[0] * (len(data) - 1))] ^= damage[1]
+
+    def outcome():
+        try:
+            found = decode_for(bytes(data), LIMITS, target_wh)
+        except GatewayError as error:
+            return type(error)
+        return found.source_wh, found.pixels.tobytes()
+
+    short = outcome()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(image_module, "_may_have_metadata", lambda _: True)
+        assert short == outcome()
 
 
 def test_an_unknown_orientation_is_ignored():
@@ -254,12 +301,20 @@ def test_garbage_behind_a_right_magic_is_refused(magic, rest):
         decode(magic + rest, LIMITS)
 
 
-def test_a_huge_header_costs_neither_time_nor_memory():
+def jpeg_header(width, height):
+    """A JPEG that claims a size."""
+    data = encode(scene(), "JPEG")
+    at = data.index(b"\xff\xc0") + 5  # of the frame's header
+    return data[:at] + struct.pack(">HH", height, width) + data[at + 4 :]
+
+
+@pytest.mark.parametrize("header", [png_header, jpeg_header])
+def test_a_huge_header_costs_neither_time_nor_memory(header):
     """30,000 x 30,000 pixels are refused by their header; decoding them would take 2.7 GB."""
     tracemalloc.start()
     start = time.process_time()
     with pytest.raises(ImageTooLarge, match=r"30000 x 30000 = 900,000,000 pixels; at most 1,000,000"):
-        decode(png_header(30_000, 30_000), LIMITS)
+        decode(header(30_000, 30_000), LIMITS)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 2_000_000
