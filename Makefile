@@ -21,7 +21,7 @@ lint: .venv/.dev  ## ruff's rules and format, mypy's strict types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: .venv/.dev .venv-triton/.done .venv-ensemble/.done .venv-bentoml/.done  ## each stage, and the whole path beside limit and other servers; eight quiet minutes
+bench: .venv/.dev .venv-triton/.done .venv-ensemble/.done .venv-bentoml/.done  ## each stage, and the whole path beside limit and other servers; twelve quiet minutes
 	@$(BIN)/python -m loadtest.bench
 
 bench-quick: .venv/.dev .venv-triton/.done  ## the same in less than a minute, to see what a change does

@@ -167,8 +167,8 @@ def main(
         cells={name: _cells(name, sizes, concurrencies, quick=quick and not is_narrowed) for name in workloads},
         workers_cells=narrowed or list(workers.CELLS),
         loop_cells=narrowed or list(loop.CELLS),
-        rounds=rounds or (2 if quick else 3),
-        seconds=seconds or (1.5 if quick else 3.0),
+        rounds=rounds or (2 if quick else 5),
+        seconds=seconds or (1.5 if quick else 2.5),
         quick=quick,
         is_scaled=is_scaled,
         gateway_options=(dict(SHARED_MEMORY) if is_shared else {})
