@@ -13,7 +13,9 @@ from gateway.errors import ImageTooLarge, InvalidParameter, UnsupportedMediaType
 from gateway.rest.problems import Refused
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import Callable
+
+    from aiohttp import StreamReader
 
 RECEIVED_AT: Final = web.RequestKey("received_at", float)
 """When a request's body was there, in seconds of `time.perf_counter`."""
@@ -80,9 +82,9 @@ async def read(request: web.Request, max_bytes: int, timeout_seconds: float, hol
     try:
         async with asyncio.timeout(timeout_seconds):
             if coding == _IDENTITY:
-                data = await _received(request, max_bytes, hold)
+                data = await _received(request.content, max_bytes, hold)
             else:
-                data = await _joined(_inflated(_chunks(request, max_bytes), coding, max_bytes), hold)
+                data = await _inflated(request.content, coding, max_bytes, hold)
     except TimeoutError:
         raise UploadTimeout(timeout_seconds) from None
     request[RECEIVED_AT] = time.perf_counter()
@@ -94,11 +96,11 @@ def too_many_bytes(max_bytes: int) -> ImageTooLarge:
     return ImageTooLarge(f"the body has more than {max_bytes:,} bytes, the most that is accepted")
 
 
-async def _received(request: web.Request, max_bytes: int, hold: Callable[[int], None]) -> bytes:
-    """The body as it comes. No iterator stands in between: each piece would pay for it, on the event loop."""
+async def _received(content: StreamReader, max_bytes: int, hold: Callable[[int], None]) -> bytes:
+    """The body as it comes."""
     kept = []
     size = 0
-    while chunk := await request.content.readany():
+    while chunk := await content.readany():
         size += len(chunk)
         if size > max_bytes:
             raise too_many_bytes(max_bytes)
@@ -107,37 +109,24 @@ async def _received(request: web.Request, max_bytes: int, hold: Callable[[int], 
     return b"".join(kept)
 
 
-async def _chunks(request: web.Request, max_bytes: int) -> AsyncIterator[bytes]:
-    size = 0
-    async for chunk in request.content.iter_any():
-        size += len(chunk)
-        if size > max_bytes:
-            raise too_many_bytes(max_bytes)
-        yield chunk
-
-
-async def _joined(chunks: AsyncIterator[bytes], hold: Callable[[int], None]) -> bytes:
-    kept = []
-    async for chunk in chunks:
-        hold(len(chunk))
-        kept.append(chunk)
-    return b"".join(kept)
-
-
-async def _inflated(chunks: AsyncIterator[bytes], coding: str, max_bytes: int) -> AsyncIterator[bytes]:
+async def _inflated(content: StreamReader, coding: str, max_bytes: int, hold: Callable[[int], None]) -> bytes:
     """Inflate in a thread, and never more than the limit and one byte: a bomb ends there."""
     inflater = zlib.decompressobj(_ANY_WINDOW_AND_HEADER)
-    size = 0
+    kept = []
+    received = size = 0
     try:
-        async for chunk in chunks:
+        while chunk := await content.readany():
+            received += len(chunk)
             piece = await asyncio.to_thread(inflater.decompress, chunk, max_bytes + 1 - size)
             size += len(piece)
-            if size > max_bytes:
+            if max(received, size) > max_bytes:
                 raise too_many_bytes(max_bytes)
             if inflater.unused_data:
                 raise InvalidParameter(f"the body goes on after its {coding} data")
-            yield piece
+            hold(len(piece))
+            kept.append(piece)
     except zlib.error as error:
         raise InvalidParameter(f"the body is not {coding}, as its Content-Encoding says") from error
     if not inflater.eof:
         raise InvalidParameter(f"the {coding} data of the body are cut short")
+    return b"".join(kept)
