@@ -117,9 +117,11 @@ async def _inflated(content: StreamReader, coding: str, max_bytes: int, hold: Ca
     try:
         while chunk := await content.readany():
             received += len(chunk)
+            if received > max_bytes:
+                raise too_many_bytes(max_bytes)
             piece = await asyncio.to_thread(inflater.decompress, chunk, max_bytes + 1 - size)
             size += len(piece)
-            if max(received, size) > max_bytes:
+            if size > max_bytes:
                 raise too_many_bytes(max_bytes)
             if inflater.unused_data:
                 raise InvalidParameter(f"the body goes on after its {coding} data")
