@@ -26,6 +26,7 @@ _PACKAGE: Final = Path(__file__).parent
 _NO_BACKEND: Final = shutil.ignore_patterns("__pycache__", "__init__.py")
 _PYTHON: Final = f"{sys.version_info.major}.{sys.version_info.minor}"
 _LIBPYTHON: Final = f"libpython{_PYTHON}.so.1.0"
+_LIBPYTHON_CARRIED: Final = _LIBPYTHON.replace(".", "-*.", 1)  # by the name that auditwheel gives it
 _ELSEWHERE: Final = (
     "start NVIDIA's Triton container with the model repository, and `eagleeye gateway --triton-url HOST:PORT` in front"
 )
@@ -114,7 +115,7 @@ class TritonEnvironment:
             UnsupportedMachine: the interpreter's shared library is nowhere and can't be fetched.
         """
         given = filter(None, os.environ.get("LD_LIBRARY_PATH", "").split(os.pathsep))
-        libraries = [self._site_packages / "nvidia_pytriton.libs", *_libpython_folder(directory), *given]
+        libraries = [self._link_libpython(directory), self._libraries, *given]
         return {
             **os.environ,
             "PATH": f"{self.root / 'bin'}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
@@ -123,6 +124,24 @@ class TritonEnvironment:
             "PYTHONDONTWRITEBYTECODE": "1",
             "ORT_DISABLE_TELEMETRY": "1",  # ONNX Runtime would report to Microsoft by default
         }
+
+    def _link_libpython(self, directory: Path) -> Path:
+        """A folder with the interpreter's shared library, under every name by which its stub may ask for it.
+
+        The stub of Python 3.13 asks for one that the wheel carries. Other modules are built into that than into this
+        interpreter's, so it looks for some in a standard library that has them not as files: Debian's has no `math`.
+        """
+        links = directory / "libraries"
+        shutil.rmtree(links, ignore_errors=True)
+        links.mkdir(parents=True)
+        library = _libpython(directory)
+        for name in {_LIBPYTHON, *(carried.name for carried in self._libraries.glob(_LIBPYTHON_CARRIED))}:
+            (links / name).symlink_to(library)
+        return links
+
+    @property
+    def _libraries(self) -> Path:
+        return self._site_packages / "nvidia_pytriton.libs"
 
     @property
     def _site_packages(self) -> Path:
@@ -137,36 +156,38 @@ class TritonEnvironment:
         return self._tritonserver / "python_backend_stubs" / _PYTHON / "triton_python_backend_stub"
 
 
-def _libpython_folder(directory: Path) -> list[Path]:
-    """The folder to add to the library path for the interpreter's shared library; none if the system has it.
+def _libpython(directory: Path) -> Path:
+    """The interpreter's shared library.
 
-    Debian's `python3` does not bring the shared library along, other interpreters keep it beside themselves. Where it
-    is missing, Debian's package is fetched and unpacked under `directory`, which needs no root.
+    Debian's `python3` does not bring it along, other interpreters keep it beside themselves. Where it is missing,
+    Debian's package is fetched and unpacked under `directory`, which needs no root.
+
+    Raises:
+        UnsupportedMachine: it is nowhere, and can't be fetched.
     """
-    if _loads(_LIBPYTHON):
-        return []
-    own = Path(sysconfig.get_config_var("LIBDIR") or "/")
-    if (own / _LIBPYTHON).is_file():
-        return [own]
-    fetched = directory / "libpython"
-    found = next(fetched.rglob(_LIBPYTHON), None)
+    own = Path(sysconfig.get_config_var("LIBDIR") or "/", _LIBPYTHON)
+    found = _find_library(_LIBPYTHON) or (own if own.is_file() else None)
     if found is None:
-        reason = _fetch_debian_package(f"libpython{_PYTHON}", fetched)
+        fetched = directory / "libpython"
+        reason = "" if any(fetched.rglob(_LIBPYTHON)) else _fetch_debian_package(f"libpython{_PYTHON}", fetched)
         found = next(fetched.rglob(_LIBPYTHON), None)
     if found is None:
         raise UnsupportedMachine(
             f"Triton's Python backend needs {_LIBPYTHON}, which could not be fetched ({reason}); on Debian and Ubuntu "
             f"install it with: sudo apt-get update && sudo apt-get install libpython{_PYTHON}"
         )
-    return [found.parent]
+    return found
 
 
-def _loads(library: str) -> bool:
+def _find_library(name: str) -> Path | None:
+    """Where the system's loader has a shared library, if it knows one of that name."""
     try:
-        ctypes.CDLL(library)
+        ctypes.CDLL(name)
     except OSError:
-        return False
-    return True
+        return None
+    stem = name.partition(".so")[0]
+    mapped = Path("/proc/self/maps").read_text(encoding="utf-8").splitlines()
+    return next((Path(line[line.index("/") :]) for line in mapped if f"/{stem}.so" in line), None)
 
 
 def _fetch_debian_package(package: str, target: Path) -> str:
