@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import importlib
-import os
-import sys
 from typing import Final
 
 import click
+
+from eagleeye import streams
 
 COMMANDS: Final = {
     "detect": ("eagleeye.detect.command:detect", "Find objects in images and videos, with results in several formats."),
@@ -67,11 +67,4 @@ class LazyGroup(click.Group):
 @click.version_option(package_name="eagleeye")
 def main() -> None:
     """EagleEye serves the DAMO-YOLO object detector: export it, serve it with NVIDIA Triton, measure it."""
-    _replace_closed_streams()
-
-
-def _replace_closed_streams() -> None:
-    """Lets standard streams that the caller has closed be empty ones: else they are None, or the next file opened."""
-    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
-        if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: PTH123, SIM115 (a device, for good)
+    streams.replace_closed()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
+from eagleeye import streams
 from eagleeye.options import environment_name
 
 if TYPE_CHECKING:
@@ -42,14 +43,8 @@ def say(text: str) -> None:
     except BrokenPipeError:
         raise
     except OSError as error:
-        let_nothing_flush()
+        streams.silence(sys.stdout)
         raise NothingDone(f"cannot write standard output: {error.strerror}") from error
-
-
-def let_nothing_flush() -> None:
-    """Keeps the interpreter from trying to write to standard output once more, and complaining, when it ends."""
-    with open(os.devnull, "wb") as nothing:  # noqa: PTH123 (a device, not a file)
-        os.dup2(nothing.fileno(), sys.stdout.fileno())
 
 
 @dataclass(frozen=True, slots=True)

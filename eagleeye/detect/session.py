@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from eagleeye import EagleEyeError
-from eagleeye.connection import NOTHING_DONE, NothingDone, let_nothing_flush
+from eagleeye import EagleEyeError, streams
+from eagleeye.connection import NOTHING_DONE, NothingDone
 from eagleeye.detect.interrupts import Interrupts
 from eagleeye.detect.outputs import Format
 from eagleeye.detect.pictures import read_pictures
@@ -85,11 +85,11 @@ def carry_out(plan: Plan) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
-        let_nothing_flush()
+        streams.silence(sys.stdout)
         return NOBODY_READS
     except OSError as error:
         if plan.wanted.path is None:
-            let_nothing_flush()
+            streams.silence(sys.stdout)
         click.echo(f"Error: cannot write {_written(plan.wanted, error)}: {error.strerror or error}", err=True)
         return SOME_FAILED if tally.done else NOTHING_DONE
     if not target.is_void:

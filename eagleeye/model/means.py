@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
+import sys
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
+from eagleeye import streams
 from eagleeye.files import exclusive
 from eagleeye.model import overview
 from eagleeye.model.decisions import Refused
@@ -119,8 +121,10 @@ def gateways_of(values: Mapping[str, Any]) -> Gateways:
 
 def tell(line: str) -> None:
     """Write a line about what happens. Nothing of that depends on whether anybody still reads it."""
-    with contextlib.suppress(OSError):
+    try:
         click.echo(line, err=True)
+    except OSError:
+        streams.silence(sys.stderr)
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:
