@@ -10,6 +10,7 @@ constraints.txt; the digests are those that pip's index has for the image's Pyth
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import tomllib
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 FOLDER: Final = Path(__file__).resolve().parent
 REPOSITORY: Final = FOLDER.parents[1]
 OURS: Final = "eagleeye"
+_CUDA: Final = re.compile(r"cuda-|nvidia-|triton$")  # what torch asks for where the build for GPUs is installed
 _PLATFORMS: Final = ("2_28", "2_27", "2_24", "2_17")  # of glibc: Debian 13 has 2.41, Ubuntu 24.04 has 2.39
 
 
@@ -94,6 +96,8 @@ def _needs(name: str, extra: str, python: str) -> Iterator[Requirement]:
         yield from map(Requirement, project["optional-dependencies"][extra] if extra else project["dependencies"])
         return
     for requirement in map(Requirement, metadata.requires(name) or []):
+        if _CUDA.match(requirement.name):
+            continue
         if requirement.marker is None or requirement.marker.evaluate(environment):
             yield requirement
 

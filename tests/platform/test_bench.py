@@ -104,6 +104,8 @@ async def test_the_servers_beside_find_the_same(tmp_path, ours, name):
     One with a Triton of its own shares memory with it. None leaves any behind.
     """
     beside = BASELINES[name]
+    if name == "triton_ensemble" and sys.version_info >= (3, 13):
+        pytest.skip("NumPy 1, which models of Triton's Python backend need, has no build for this Python")
     if beside.lacking:
         missing(f"what {name} needs")
     data = JPEG if beside.decodes_as_we_do else PNG
