@@ -2,7 +2,9 @@
 
 This is how Triton's own tutorials serve images without a server in front. The Python models need NumPy 1, as what
 Triton's stubs were built against: with NumPy 2 they can't read texts. So they have an environment of their own
-(`packages.txt`, in `.venv-ensemble`), which Triton takes for these two by their configs.
+(`packages.txt`, in `.venv-ensemble`), which Triton takes for these two by their configs. There is no NumPy 1 for Python
+3.13. Images as tensors of bytes would do without it, but have different lengths, so that Triton would not batch them:
+8 % fewer images per second, at 32 at a time.
 """
 
 from __future__ import annotations
