@@ -166,7 +166,7 @@ def _libpython(directory: Path) -> Path:
         UnsupportedMachine: it is nowhere, and can't be fetched.
     """
     own = Path(sysconfig.get_config_var("LIBDIR") or "/", _LIBPYTHON)
-    found = _find_library(_LIBPYTHON) or (own if own.is_file() else None)
+    found = own if own.is_file() else _find_library(_LIBPYTHON)
     if found is None:
         fetched = directory / "libpython"
         reason = "" if any(fetched.rglob(_LIBPYTHON)) else _fetch_debian_package(f"libpython{_PYTHON}", fetched)

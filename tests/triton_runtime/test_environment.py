@@ -88,6 +88,7 @@ def test_the_interpreter_stands_in_for_one_that_the_wheel_carries(monkeypatch, t
     monkeypatch.setattr(environment, "_LIBPYTHON", "libpython3.13.so.1.0")
     monkeypatch.setattr(environment, "_LIBPYTHON_CARRIED", "libpython3-*.13.so.1.0")
     monkeypatch.setattr(environment, "_find_library", Path("/system").joinpath)
+    monkeypatch.setattr(environment.sysconfig, "get_config_var", lambda _: None)
     libraries = tmp_path / "lib" / "python3.13" / "site-packages" / "nvidia_pytriton.libs"
     libraries.mkdir(parents=True)
     for name in (carried, "libpython3-0a1b2c3d.12.so.1.0", "libpsl-95ca960e.so.5.3.2"):
@@ -116,8 +117,8 @@ def test_a_missing_libpython_that_cannot_be_fetched_names_its_package(monkeypatc
 
 
 def test_a_libpython_beside_the_interpreter_is_used(monkeypatch, triton, tmp_path):
-    """As interpreters have it that were not installed by the system; what the caller had in the path stays there."""
-    monkeypatch.setattr(environment, "_find_library", lambda _: None)
+    """Before the system's, which may be of another version; what the caller had in the path stays there."""
+    monkeypatch.setattr(environment, "_find_library", Path("/system").joinpath)
     monkeypatch.setattr(environment.sysconfig, "get_config_var", lambda _: str(tmp_path))
     monkeypatch.setenv("LD_LIBRARY_PATH", "/some/where")
     (tmp_path / environment._LIBPYTHON).touch()
