@@ -135,7 +135,7 @@ def match(served: Detections, candidate: Detections) -> list[tuple[int, int, flo
     """
     if not (len(served) and len(candidate)):
         return []
-    overlaps = np.stack([boxes.iou(box, candidate.xyxy) for box in served.xyxy])
+    overlaps = boxes.iou(served.xyxy, candidate.xyxy)
     is_alike = served.class_ids[:, np.newaxis] == candidate.class_ids
     i, j = np.nonzero(overlaps >= MIN_IOU)
     best_first = np.lexsort((-overlaps[i, j], ~is_alike[i, j], -overlaps[i, j].round(_IOU_DIGITS)))

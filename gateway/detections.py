@@ -36,7 +36,7 @@ class RawPredictions:
         _expect("class_ids", self.class_ids, np.int32, (k,))
         if not np.isfinite(self.boxes).all():
             raise ValueError("boxes must be finite numbers")
-        if not ((self.scores >= 0) & (self.scores <= 1)).all():  # nor is NaN
+        if not (self.scores.min(initial=0) >= 0 and self.scores.max(initial=0) <= 1):  # nor is NaN
             raise ValueError("scores must be from 0 to 1")
 
 

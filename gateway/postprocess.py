@@ -53,14 +53,16 @@ def postprocess(predictions: RawPredictions, resize: Resize, thresholds: Thresho
 
     Source: tinyvision/DAMO-YOLO's post-processing (Apache-2.0), by description.
     """
-    wanted = predictions.scores > thresholds.score
+    is_wanted = predictions.scores > thresholds.score
     if thresholds.class_ids is not None:
-        wanted &= np.isin(predictions.class_ids, list(thresholds.class_ids))
-    xyxy, scores, class_ids = predictions.boxes[wanted], predictions.scores[wanted], predictions.class_ids[wanted]
+        is_wanted &= np.isin(predictions.class_ids, list(thresholds.class_ids))
+    (wanted,) = is_wanted.nonzero()
+    xyxy = predictions.boxes.take(wanted, axis=0)
+    scores, class_ids = predictions.scores.take(wanted), predictions.class_ids.take(wanted)
     kept = boxes.nms(
         xyxy, scores, class_ids, thresholds.iou, thresholds.max_detections, agnostic=thresholds.agnostic_nms
     )
-    source_xyxy = resize.to_source(xyxy[kept])
+    source_xyxy = resize.to_source(xyxy.take(kept, axis=0))
     if thresholds.clip:
         source_xyxy = boxes.clip(source_xyxy, resize.source_wh)
         visible = boxes.area(source_xyxy) > 0

@@ -117,7 +117,7 @@ def predictions(response: service_pb2.ModelInferResponse, model: Model) -> RawPr
         if name not in arrays or arrays[name].shape != shape:
             raise ValueError(f"{name} must have shape {shape}, got {arrays[name].shape if name in arrays else 'none'}")
     class_ids = arrays[CLASS_IDS][0]
-    if class_ids.min() < 0 or class_ids.max() >= len(model.labels):
+    if class_ids.view(np.uint32).max() >= len(model.labels):  # negative ones count as very large
         raise ValueError(f"class_ids reach from {class_ids.min()} to {class_ids.max()} of {len(model.labels)} labels")
     return RawPredictions(arrays[BOXES][0], arrays[SCORES][0], class_ids)
 

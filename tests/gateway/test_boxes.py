@@ -28,12 +28,12 @@ def box_array(*rows):
 )
 def test_iou_of_known_pairs(other, expected):
     """Intersection over union, by hand."""
-    assert boxes.iou(box_array((0, 0, 2, 2))[0], box_array(other)) == pytest.approx([expected])
+    assert boxes.iou(box_array((0, 0, 2, 2)), box_array(other))[0] == pytest.approx([expected])
 
 
 def test_iou_of_two_points_is_zero():
     """Boxes without area overlap in nothing, and divide by nothing."""
-    assert boxes.iou(box_array((1, 1, 1, 1))[0], box_array((1, 1, 1, 1))).tolist() == [0]
+    assert boxes.iou(box_array((1, 1, 1, 1)), box_array((1, 1, 1, 1))).tolist() == [[0]]
 
 
 def test_clip_moves_corners_onto_the_border():
@@ -88,7 +88,7 @@ def test_nms_equals_the_definition(corners, seed, threshold):
 
     expected = []
     for i in np.argsort(-scores):
-        overlaps = [boxes.iou(xyxy[k], xyxy[i : i + 1])[0] for k in expected if classes[k] == classes[i]]
+        overlaps = [boxes.iou(xyxy[k : k + 1], xyxy[i : i + 1])[0, 0] for k in expected if classes[k] == classes[i]]
         if not any(overlap > threshold for overlap in overlaps):
             expected.append(i)
 
