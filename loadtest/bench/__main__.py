@@ -15,6 +15,7 @@ from loadtest import machine
 from loadtest.baselines.servers import BASELINES
 from loadtest.bench import loop, page, report, stages, transport, workers
 from loadtest.bench.images import SIZES_WH
+from loadtest.bench.options import GatewayOption
 from loadtest.bench.path import (
     SCALED_DECODING,
     SHARED_MEMORY,
@@ -87,24 +88,6 @@ class Findings:
     memory_bytes: dict[str, dict[str, int]] = field(default_factory=dict)
     workers: dict[str, Any] = field(default_factory=dict)
     loop: list[dict[str, Any]] = field(default_factory=list)
-
-
-class GatewayOption(click.ParamType[tuple[str, object]]):
-    """An option of the gateway as on its command line; a flag has no value."""
-
-    name = "option[=value]"
-
-    def convert(
-        self,
-        value: Any,
-        param: click.Parameter | None,  # noqa: ARG002 (click's signature)
-        ctx: click.Context | None,  # noqa: ARG002 (click's signature)
-    ) -> tuple[str, object]:
-        """Read it."""
-        if isinstance(value, tuple):
-            return value
-        name, separator, text = value.removeprefix("--").partition("=")
-        return name.replace("-", "_"), text if separator else True
 
 
 @click.command(context_settings={"max_content_width": 120, "show_default": True})

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -81,6 +82,28 @@ def test_what_lacks_is_told_first(tmp_path):
 
     assert result.exit_code == 1
     assert "there is no model damoyolo_ns_deeppcb" in result.output
+
+
+def test_two_gateways_are_compared(tmp_path):
+    """This checkout's and one of another, with options and environment of its own, in front of one Triton."""
+    other = tmp_path / "other"
+    for package in ("gateway", "eagleeye"):
+        shutil.copytree(REPOSITORY / package, other / package)
+    (other / "gateway" / "process.py").write_text('raise SystemExit("the other checkout was run")')
+    command = [sys.executable, "-m", "loadtest.bench.abreast", "--concurrency=1", "--starts=1", "--rounds=2"]
+    command += ["--seconds=0.3", "--gateway=pixel-threads=1", "--environment=MALLOC_ARENA_MAX=2"]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    broken = subprocess.run(
+        [*command, "--checkout", other], cwd=REPOSITORY, capture_output=True, text=True, check=False
+    )
+
+    assert done.returncode == 0, done.stderr
+    start, mean = done.stdout.splitlines()
+    times = r"[\d.]+ and [\d.]+ ms, [+-][\d.]+% \(± [\d.]+%\)"
+    assert re.fullmatch(rf"start 1: gateway {times}; event loop {times}", start)
+    assert re.fullmatch(r".*mean of 1 starts: gateway [+-][\d.]+%; event loop [+-][\d.]+%", mean)
+    assert broken.returncode == 1
+    assert "the other checkout was run" in broken.stderr
 
 
 @pytest.fixture(scope="module")
