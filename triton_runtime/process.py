@@ -128,18 +128,18 @@ class Child:
                 return "has lost a helper process, which it does not replace"
 
     async def _end(self, process: asyncio.subprocess.Process) -> None:
+        ended = asyncio.create_task(process.wait())
         if process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 process.terminate()
                 os.killpg(process.pid, signal.SIGCONT)  # one that is frozen would not hear
-            try:
-                async with asyncio.timeout(self.stop_seconds):
-                    await process.wait()
-            except TimeoutError:
+            # not `asyncio.timeout`: Debian 12's takes its end for the cancellation that has most often brought us here
+            await asyncio.wait([ended], timeout=self.stop_seconds)
+            if not ended.done():
                 self.report(f"{self.name} did not stop within {self.stop_seconds:g} s and is killed")
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)  # what it started and left behind
-        await process.wait()
+        await ended
         if self.shared_memory_prefix:
             for leftover in _SHARED_MEMORY.glob(f"{self.shared_memory_prefix}*"):
                 leftover.unlink(missing_ok=True)
